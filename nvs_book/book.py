@@ -4,11 +4,13 @@
 __all__ = ['DIRECTIVE', 'NOT_HERE', 'HEADLINE', 'README_MARKS', 'WIDGET', 'PLOTLY', 'CITATION', 'INLINE_CODE', 'LINK', 'TAGS',
            'PARTS', 'directives', 'why_not_run', 'ChapterRun', 'read_run', 'kernel_environment', 'run_notebook',
            'find_root', 'find_chapters', 'choose', 'Progress', 'run_book', 'table_rows', 'text_table', 'results_table',
-           'readme_text', 'keepable', 'keep', 'store', 'save', 'Pages', 'exported_names', 'page_output', 'page_cell',
-           'page_notebook', 'contents', 'reference_page', 'module_of', 'write_sources', 'build_site', 'main']
+           'readme_text', 'front_picture', 'write_readme', 'keepable', 'keep', 'store', 'save', 'Pages',
+           'exported_names', 'page_output', 'page_cell', 'page_notebook', 'contents', 'reference_page', 'module_of',
+           'write_sources', 'build_site', 'main']
 
 # %% ../nbs/workbench/91_book.ipynb #import-argparse
 import argparse
+import base64
 import html
 import json
 import os
@@ -233,7 +235,7 @@ def run_book(
 def _quantity(label: str, value: object, unit: str) -> str:
     if value is None:
         return label
-    number = f"{value}" if not isinstance(value, float) else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    number = f"{value}" if not isinstance(value, float) else f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{label} {number} {unit}".strip()
 
 
@@ -270,13 +272,14 @@ def results_table(
 ) -> str:  # Markdown
     "The chapters in order, what each is about, what it measured, and how long it took."
     folder = Path(folder or os.environ.get("NVS_BOOK_EXECUTED") or find_root() / "nbs")
-    lines = ["| chapter | about | result | to be compared with | time |", "|---|---|---|---|--:|"]
+    lines = ["| chapter | result | to be compared with | time |", "|---|---|---|--:|"]
     for run in map(read_run, find_chapters(folder)):
         rows = table_rows([run])
         result, baseline = ("<br>".join(filter(None, (row[column] for row in rows))) for column in (1, 2))
         seconds = "" if run.seconds is None else f"{run.seconds:.0f} s"
-        chapter = f"[{run.name[:2]} {run.title}]({link}{run.path.relative_to(folder).as_posix()})"
-        lines.append(" | ".join(["| " + chapter, run.summary, result, baseline, seconds + " |"]).replace("  ", " "))
+        chapter = f"[{run.name[:2]} · {run.title}]({link}{run.path.relative_to(folder).as_posix()})"
+        about = f"{chapter}<br>{run.summary}" if run.summary else chapter
+        lines.append(f"| {about} | {result} | {baseline} | {seconds} |")
     return "\n".join(lines)
 
 
@@ -292,6 +295,25 @@ def readme_text(
         raise ValueError(f"{root / 'README.md'} lacks the line {begin!r} or {end!r}, between which the results go")
     head, rest = text.split(begin, 1)
     return f"{head}{begin}\n{results_table(root / 'nbs', 'nbs/')}\n{end}{rest.split(end, 1)[1]}"
+
+
+def front_picture(
+    root: Path,  # of the clone
+) -> bytes | None:  # PNG
+    "The first picture of the front page, which is the README's too."
+    cells = read_run(root / "nbs" / "index.ipynb").notebook.cells if (root / "nbs" / "index.ipynb").exists() else []
+    outputs = (output.get("data", {}) for cell in cells for output in cell.get("outputs", []))
+    return next((base64.b64decode(data["image/png"]) for data in outputs if "image/png" in data), None)
+
+
+def write_readme(
+    root: Path,  # of the clone
+) -> None:
+    "Bring the README's table and picture up to date with the committed notebooks."
+    text = readme_text(root)
+    (root / "README.md").write_text(text, encoding="utf-8")
+    if picture := front_picture(root):
+        (root / "site" / "static" / "front.png").write_bytes(picture)
 
 # %% ../nbs/workbench/91_book.ipynb #keepable
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -350,7 +372,7 @@ def save(
             store(keep(run, scale), run.path)
             clean = "from nbdev.clean import nbdev_clean; nbdev_clean()"
             subprocess.run([sys.executable, "-c", clean, "--fname", run.path], cwd=root, check=True)
-    (root / "README.md").write_text(readme_text(root), encoding="utf-8")
+    write_readme(root)
 
 # %% ../nbs/workbench/91_book.ipynb #pages
 CITATION = re.compile(r"\[(@[\w:.+-]+(?:\s*[;,]\s*@[\w:.+-]+)*)\]")
@@ -444,6 +466,11 @@ def page_output(
 TAGS = {"hide_input": "remove-input", "hide_output": "remove-output"}
 
 
+def _tags(found: dict[str, str], code: str) -> list[str]:
+    imports = all(re.match(r"(import|from)\s|\s*$|#", line) for line in code.splitlines())
+    return [TAGS[name] for name in found if name in TAGS] + (["hide-input"] if imports else [])
+
+
 def page_cell(
     cell: NotebookNode,  # a code cell
     heading: str,  # the one above it
@@ -456,7 +483,7 @@ def page_cell(
     caption = found.get("fig-cap", "").strip("\"'")
     alt = re.sub(r"[`*$\[\]]", "", caption or f"Figure to: {heading}")
     figure = {"image": {"alt": alt}, **({"figure": {"caption": caption}} if caption else {})}
-    metadata = {"tags": [TAGS[name] for name in found if name in TAGS], "mystnb": figure}
+    metadata = {"tags": _tags(found, code), "mystnb": figure}
     shown = [nbformat.v4.new_code_cell(code, outputs=outputs, metadata=metadata, id=cell.id)]
     reason = why_not_run(cell)
     return ([nbformat.v4.new_markdown_cell(f"{{bdg-warning}}`not run here: {reason}`")] if reason else []) + shown
@@ -549,7 +576,7 @@ def write_sources(
         if module := module_of(run.notebook):
             (folder / "api").mkdir(exist_ok=True)
             (folder / f"api/{module}.md").write_text(reference_page(f"{library}.{module}", place.as_posix()), encoding="utf-8")
-            reference.append(f"api/{module}")
+            reference.append(f"{library}.{module} <api/{module}>")
     front = page_notebook(index, pages)
     reference += _bibliography(folder, [front, *(nbformat.read(path, 4) for path in folder.rglob("*.ipynb"))])
     front.cells.append(nbformat.v4.new_markdown_cell(contents(runs, root, reference)))
@@ -630,7 +657,7 @@ def main(
         options.site = (options.site or options.root / "_site").resolve()
         options.scratch = (options.scratch or options.root / "_build" / "book").resolve()
         if options.readme:
-            (options.root / "README.md").write_text(readme_text(options.root), encoding="utf-8")
+            write_readme(options.root)
             return 0
         return 0 if _run_all(options) else 1
     except (OSError, ValueError) as error:

@@ -6,6 +6,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import plotly
+from docutils import nodes
 from fastcore.docments import docments
 
 HERE = Path(__file__).parent
@@ -42,6 +43,8 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 maximum_signature_line_length = 90
 python_use_unqualified_type_names = True
+add_module_names = False
+toc_object_entries_show_parents = "hide"
 
 # Nothing is fetched from elsewhere: mathematics is vendored, plotly.js comes from the installed wheel, once for all pages.
 mathjax_path = "mathjax/tex-svg-full.js"
@@ -53,6 +56,7 @@ html_favicon = "static/favicon.svg"
 html_logo = "static/logo.svg"
 html_copy_source = False
 html_show_sourcelink = False
+html_context = {"default_mode": "auto"}
 html_theme_options = {
     "show_toc_level": 2,
     "home_page_in_toc": True,
@@ -101,6 +105,14 @@ def quiet_signature(app, what, name, obj, options, signature, returns):
     return tuple(noise.sub("", text) if text else text for text in (signature, returns))
 
 
+def leave_display_math(app, doctree) -> None:
+    "Sphinx puts what has a line break into `split`, where a tag is an error; MathJax needs no such help."
+    for node in doctree.findall(nodes.math_block):
+        if not node.get("nowrap") and not node.get("no-wrap"):
+            node[:] = [nodes.Text(f"\\[{node.astext()}\\]")]
+            node["nowrap"] = node["no-wrap"] = True
+
+
 def add_plotly(app, error) -> None:
     if error is None:
         shutil.copy(Path(plotly.__file__).parent / "package_data" / "plotly.min.js", Path(app.outdir) / "_static")
@@ -109,4 +121,5 @@ def add_plotly(app, error) -> None:
 def setup(app) -> None:
     app.connect("autodoc-process-docstring", complete_docstring)
     app.connect("autodoc-process-signature", quiet_signature)
+    app.connect("doctree-read", leave_display_math)
     app.connect("build-finished", add_plotly)

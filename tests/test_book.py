@@ -1,0 +1,229 @@
+"""The run of the whole book: every chapter at tiny, the table, the site; and what happens where a chapter fails."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from nvs_book import book
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    "One run of the whole book, as `make book` does it, into a folder of its own."
+    folder = tmp_path_factory.mktemp("book")
+    code = book.main(["--root", str(ROOT), "--site", str(folder / "site"), "--scratch", str(folder / "scratch")])
+    return code, folder
+
+
+@pytest.mark.slow
+def test_every_chapter_runs_and_has_a_headline(built):
+    code, folder = built
+    runs = [book.read_run(path) for path in book.find_chapters(folder / "scratch" / "executed")]
+    assert [run.name for run in runs] == [path.stem for path in book.find_chapters(ROOT / "nbs")]
+    assert [run.name for run in runs if not run.headlines] == []
+    outputs = [(run.name, output) for run in runs for cell in run.notebook.cells for output in cell.get("outputs", [])]
+    assert [(name, output.evalue) for name, output in outputs if output.output_type == "error"] == []
+    assert code == 0
+
+
+class External(HTMLParser):
+    "What a browser fetches while it loads the page, from elsewhere."
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        fetching = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src"}
+        attrs = dict(attrs)
+        address = attrs.get("href" if tag == "link" else fetching.get(tag, ""), "") or ""
+        if tag == "link" and attrs.get("rel") not in ("stylesheet", "preload", "icon", "shortcut icon", "modulepreload"):
+            return
+        if re.match(r"(https?:)?//", address):
+            self.found.append(address)
+
+
+@pytest.mark.slow
+def test_site_is_whole_and_fetches_nothing_from_elsewhere(built):
+    site = built[1] / "site"
+    chapters = [path.relative_to(ROOT / "nbs").with_suffix(".html") for path in book.find_chapters(ROOT / "nbs")]
+    assert [str(page) for page in ["index.html", "bibliography.html", *chapters] if not (site / page).is_file()] == []
+    for module in (path.stem for path in (ROOT / "nvs_book").glob("[a-z]*.py")):
+        assert (site / "api" / f"{module}.html").is_file()
+    for page in site.rglob("*.html"):
+        parser = External()
+        parser.feed(page.read_text(encoding="utf-8"))
+        assert parser.found == [], page
+    for sheet in site.rglob("*.css"):
+        imports = re.findall(r"@import[^;]*https?:[^;]*|url\(['\"]?https?:[^)]*", sheet.read_text(encoding="utf-8"))
+        assert imports == [], sheet
+    assert (site / "_static" / "plotly.min.js").stat().st_size > 1e6
+    assert (site / "_static" / "mathjax" / "tex-svg-full.js").is_file()
+
+
+@pytest.mark.slow
+def test_pages_hide_what_is_hidden_and_resolve_what_is_cited(built):
+    site = built[1] / "site"
+    for page in site.glob("*/[0-9]*.html"):
+        text = page.read_text(encoding="utf-8")
+        article = text[text.index("<article") : text.index("</article")]
+        plain = re.sub(r"<[^>]+>", "", article)
+        assert not re.search(r"^#\| ?(export|hide|default_exp)", plain, re.M), page.name
+        assert "[@" not in re.sub(r"<code.*?</code>|<pre.*?</pre>", "", article, flags=re.S), page.name
+    cameras = (site / "foundations" / "01_cameras.html").read_text(encoding="utf-8")
+    assert re.search(r'href="\.\./api/cameras\.html#nvs_book\.cameras\.Camera"', cameras)
+
+
+# --- a small book that fails
+
+SHOW = """from IPython.display import display
+display({"application/vnd.nvs-book.headline+json": dict(chapter="10_good", label="error", value=0.5, unit="px", baseline=3.25,
+         baseline_label="guessing", higher_is_better=False), "text/plain": "error 0.5 px"}, raw=True)"""
+
+
+def notebook(path: Path, *sources: str) -> Path:
+    cells = [nbformat.v4.new_markdown_cell("# A title\n\nIt adds. And no more."), *map(nbformat.v4.new_code_cell, sources)]
+    for number, cell in enumerate(cells):
+        cell["id"] = f"step-{number}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+@pytest.fixture
+def small(tmp_path) -> Path:
+    (tmp_path / "settings.ini").write_text("[DEFAULT]\nlib_path = nothing\n")
+    notebook(tmp_path / "nbs" / "methods" / "10_good.ipynb", "x = 1", SHOW, "#| gpu\nraise RuntimeError('not here')")
+    bad = ("x = 2", "print('seen')", "assert x == 3, f'x is {x}'", "print('never')")
+    notebook(tmp_path / "nbs" / "methods" / "11_bad.ipynb", *bad)
+    notebook(tmp_path / "nbs" / "workbench" / "90_later.ipynb", "import os; print(os.environ['NVS_BOOK_SCALE'])")
+    return tmp_path
+
+
+def test_failing_chapter_is_named_and_does_not_stop_the_others(small, capsys, monkeypatch):
+    monkeypatch.delenv("NVS_BOOK_SCALE", raising=False)
+    code = book.main(["--root", str(small), "--no-site", "--jobs", "2"])
+    table = capsys.readouterr().out
+    assert code == 1
+    assert re.search(r"10_good +error 0\.5 px +guessing 3\.25 px +\d", table)
+    assert re.search(r"11_bad +FAILED cell 3 \(step-3\): AssertionError: x is 2", table)
+    executed = {path.stem: book.read_run(path) for path in book.find_chapters(small / "_build" / "book" / "executed")}
+    assert list(executed) == ["10_good", "11_bad", "90_later"]
+    assert executed["90_later"].notebook.cells[1].outputs[0].text == "tiny\n"
+    assert executed["11_bad"].notebook.cells[4].outputs == []
+
+
+def test_cell_that_takes_too_long_is_named(tmp_path):
+    slow = notebook(tmp_path / "10_slow.ipynb", "import time; time.sleep(60)")
+    assert book.run_notebook(slow, timeout=1).error == "cell 1 (step-1): ran past 1 s"
+
+
+def test_kernel_that_dies_is_named(tmp_path):
+    dead = notebook(tmp_path / "10_dead.ipynb", "import os; os._exit(1)")
+    assert book.run_notebook(dead, timeout=20).error.startswith("cell 1 (step-1): DeadKernelError")
+
+
+def test_cells_not_for_this_machine_keep_their_outputs(tmp_path):
+    cells = ("x = 1\nprint(x)", "#| gpu\nprint('on a GPU')", "#| eval: false\nraise ValueError")
+    path = notebook(tmp_path / "10_gpu.ipynb", *cells)
+    stored = nbformat.read(path, 4)
+    stored.cells[2].outputs = [nbformat.v4.new_output("stream", text="on a GPU, once\n")]
+    nbformat.write(stored, path)
+    run = book.run_notebook(path, timeout=20)
+    assert run.error is None
+    assert [cell.outputs[0].text if cell.outputs else None for cell in run.notebook.cells[1:]] == ["1\n", "on a GPU, once\n", None]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--root", "."], "no settings.ini beside an nbs/ folder"),
+        (["42", "--root", "SMALL"], "no chapter begins with 42; there are 10_good, 11_bad, 90_later"),
+        (["--readme", "--root", "SMALL"], "README.md"),
+    ],
+)
+def test_wrong_use_is_one_line(small, tmp_path_factory, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert book.main([str(small) if word == "SMALL" else word for word in arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert message in said
+
+
+def test_saving_keeps_what_lasts(small):
+    (small / "README.md").write_text("# Small\n{}\n{}\nend\n".format(*book.README_MARKS))
+    widget = """from IPython.display import display
+display({"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "image/png": "aGk=", "text/plain": "Scrub"}, raw=True)"""
+    path = notebook(small / "nbs" / "methods" / "12_widget.ipynb", widget, "import sys; sys.stderr.write('\\r 50%|###')")
+    (small / "settings.ini").write_text((ROOT / "settings.ini").read_text().replace("lib_path = nvs_book", "lib_path = nothing"))
+    assert book.main(["12", "10", "--root", str(small), "--no-site", "--save"]) == 0
+    saved = nbformat.read(path, 4)
+    assert set(saved.cells[1].outputs[0].data) == {"image/png", "text/plain"}
+    assert saved.cells[2].outputs == []
+    assert saved.metadata["nvs_book"]["scale"] == "tiny"
+    row = "| [10 · A title](nbs/methods/10_good.ipynb)<br>It adds. | error 0.5 px | guessing 3.25 px |"
+    assert row in (small / "README.md").read_text()
+    assert book.readme_text(small) == (small / "README.md").read_text()
+
+
+# --- from notebook to page
+
+
+def test_directives_stand_at_the_head_of_a_cell():
+    assert book.directives("#| export\n\n#|eval: false\nx = 1\n#| hide") == ({"export": "", "eval": "false"}, "x = 1\n#| hide")
+    assert book.directives("x = 1") == ({}, "x = 1")
+    assert book.directives("") == ({}, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("see [@a2020b] there", "see {cite:p}`a2020b` there"),
+        ("[@a; @b]", "{cite:p}`a,b`"),
+        ("`look_at(eye, target)`", "{py:obj}`look_at(eye, target) <lib.cameras.look_at>`"),
+        ("`unknown` and {math}`look_at`", "`unknown` and {math}`look_at`"),
+        ("[`look_at`](https://example.org)", "[`look_at`](https://example.org)"),
+        ("# about `look_at`", "# about `look_at`"),
+        ("```\n[@a] `look_at`\n```", "```\n[@a] `look_at`\n```"),
+        ("[x](../../README.md#top)", "[x](https://host/blob/main/README.md#top)"),
+        ("[x](../other/11_b.ipynb)", "[x](../other/11_b.ipynb)"),
+        ("[x](#here) [y](mailto:a@b.c)", "[x](#here) [y](mailto:a@b.c)"),
+    ],
+)
+def test_prose(text, expected):
+    pages = book.Pages(Path("/clone"), {"look_at": "lib.cameras.look_at"}, "https://host")
+    assert pages.prose(text, Path("/clone/nbs/methods")) == expected
+
+
+def test_page_cell_hides_folds_and_describes():
+    def cell(source, **data):
+        outputs = [nbformat.v4.new_output("display_data", data)] if data else []
+        return nbformat.v4.new_code_cell(source, outputs=outputs, id="c")
+
+    assert book.page_cell(cell("#| hide\nx = 1"), "H") == []
+    assert book.page_cell(cell("#| default_exp name"), "H") == []
+    assert book.page_cell(cell("import math\n\nfrom torch import nn"), "H")[0].metadata["tags"] == ["hide-input"]
+    assert book.page_cell(cell("#| hide_input\nx"), "H")[0].metadata["tags"] == ["remove-input"]
+    drawn = book.page_cell(cell("#| fig-cap: A *ring*\nplot()", **{"image/png": "aGk="}), "H")[0]
+    assert drawn.metadata["mystnb"] == {"image": {"alt": "A ring"}, "figure": {"caption": "A *ring*"}}
+    assert drawn.source == "plot()"
+    badge, shown = book.page_cell(cell("#| gpu\ntrain()"), "H")
+    assert "needs a GPU" in badge.source
+    assert shown.source == "train()"
+
+
+def test_page_output_makes_figures_lazy_and_widgets_still():
+    figure = {"data": [{"type": "scatter", "x": [1], "text": "</script>"}], "layout": {"height": 300}}
+    made = book.page_output(nbformat.v4.new_output("display_data", {book.PLOTLY: figure, "text/html": "<script>5 MB</script>"}))
+    assert list(made.data) == ["text/html"]
+    assert "height:300px" in made.data["text/html"]
+    assert made.data["text/html"].count("</script>") == 1
+    still = book.page_output(nbformat.v4.new_output("display_data", {book.WIDGET: {}, "image/png": "aGk="}))
+    assert "JupyterLab" in still.data["text/html"]
+    assert "base64,aGk=" in still.data["text/html"]
