@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,8 +19,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE, WEIGHTS = ROOT / "nvs_book", ROOT / "nvs_book" / "weights"
 NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("_"))
-HEAVY = {"kornia", "matplotlib", "plotly", "skimage", "torchmetrics", "transformers", "numba", "scipy", "ipywidgets", "accelerate"}
+HEAVY = set("kornia matplotlib plotly skimage torchmetrics transformers numba scipy ipywidgets accelerate".split())
 CITATION = re.compile(r"\[(@[\w:.+-]+(?:\s*[;,]\s*@[\w:.+-]+)*)\]")
+NO_HEADLINE = {"00_checks"}
 LOCAL_LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)|(?:src|href)=\"(?!https?:)([^\"]+)")
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -101,8 +103,8 @@ def test_chapter_has_a_title_and_a_headline(path):
     assert run.notebook.cells[0].source.startswith("# ")
     if path.stem != "index":
         assert run.summary
-        assert run.headlines
-        assert {head["chapter"] for head in run.headlines} == {path.stem}
+        assert run.headlines or path.stem in NO_HEADLINE or path.parent.name == "exercises"
+        assert {head["chapter"] for head in run.headlines} <= {path.stem}
         assert run.seconds is not None
 
 
@@ -188,8 +190,9 @@ def test_module_imports_on_its_own(module):
 def test_every_extra_is_in_the_tried_set():
     settings = ConfigParser(delimiters=["="])
     settings.read(ROOT / "settings.ini")
-    wanted = " ".join(settings["DEFAULT"][key] for key in settings["DEFAULT"] if key.endswith("requirements")).split()
-    names = {re.split(r"[<>=!~]", requirement)[0] for requirement in wanted}
+    keys = (key for key in settings["DEFAULT"] if key.endswith("requirements"))
+    wanted = [requirement for key in keys for requirement in shlex.split(settings["DEFAULT"][key])]
+    names = {re.split(r"[<>=!~;]", requirement)[0] for requirement in wanted}
     tried = set(re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.M))
     assert names - tried == set()
 
