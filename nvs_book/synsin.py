@@ -379,7 +379,7 @@ def _images(net: nn.Module, x: Tensor) -> Tensor:
 
 
 def _check_sizes(width: int = 16, channels: int = 1, near: float = 1.0, far: float = 2.0) -> None:
-    "Refuse sizes and depth limits that make no network, by their name."
+    "Refuse widths and depth limits that make no network, by their name."
     check_number("channels", channels, minimum=1, integer=True)
     check_number("width", width, minimum=16, integer=True)
     if width % 16:
@@ -387,7 +387,7 @@ def _check_sizes(width: int = 16, channels: int = 1, near: float = 1.0, far: flo
     check_number("near", near, minimum=0, exclusive=True)
     check_number("far", far, minimum=0, exclusive=True)
     if near >= far:
-        raise ValueError(f"near: expected less than far ({far}), got {near}")
+        raise ValueError(f"near: expected less than far ({far} m), got {near} m")
 
 
 def _check_pair(image: Tensor, camera_source: Camera, camera_target: Camera) -> torch.Size:
@@ -415,6 +415,8 @@ class SynSin(nn.Module):
     ):
         super().__init__()
         _check_sizes(channels=channels, width=width, near=near, far=far)
+        check_number("radius", radius, minimum=0, exclusive=True)
+        check_number("points_per_pixel", points_per_pixel, minimum=1, integer=True)
         self.near, self.far, self.radius, self.points_per_pixel = near, far, radius, points_per_pixel
         self.features = nn.Sequential(conv_block(3, 3 * width // 2), nn.Conv2d(3 * width // 2, channels, 3, padding=1))
         self.depth = UNet(3, 1, (width, 2 * width, 3 * width, 4 * width, 5 * width))
@@ -455,7 +457,9 @@ class SynSin(nn.Module):
     ) -> SynSinOutput:
         batch = _check_pair(image, camera_source, camera_target)
         image = image.expand(*batch, *image.shape[-3:])
-        depth = self.predict_depth(image) if depth is None else depth
+        if depth is None:
+            depth = self.predict_depth(image)
+        check_tensor("depth", depth, "... h w", h=camera_source.height, w=camera_source.width)
         moved, coverage = self.splat_to(torch.cat([image, self.encode(image)], -3), depth, camera_source, camera_target)
         colour, features = moved[..., :3, :, :] / coverage.unsqueeze(-3).clamp(min=1e-3), moved[..., 3:, :, :]
         return SynSinOutput(self.refine(colour, features, coverage), depth, colour, features, coverage)
@@ -581,8 +585,11 @@ class PoseUNet(nn.Module):
     def forward(
         self, image: Float[Tensor, "*b 3 h w"], camera_source: Camera, camera_target: Camera
     ) -> Float[Tensor, "*b 3 h w"]:
-        "The new view; the target camera must have the source's size."
+        "The new view."
         batch = _check_pair(image, camera_source, camera_target)
+        size, wanted = (camera_target.height, camera_target.width), tuple(image.shape[-2:])
+        if size != wanted:
+            raise ValueError(f"camera_target: expected the source's size {wanted}, got {size}")
         to_source = relative_pose(camera_target.c2w, camera_source.c2w)  # only the relative pose matters
         target = Camera(camera_target.K, to_source, camera_target.height, camera_target.width)
         source = Camera(camera_source.K, torch.eye(4).to(to_source), camera_source.height, camera_source.width)
