@@ -603,7 +603,7 @@ SCALES = {
     "small": dict(steps=2500, batch_size=8, lr=2e-3, pairs=6000, size=64, width=16, channels=12, adversarial=0.0, seeds=3),
     "full": dict(steps=20000, batch_size=64, lr=1e-3, pairs=12000, size=128, width=48, channels=32, adversarial=0.01, seeds=3),
 }
-NEAR, FAR = PairDataset().near, PairDataset().far  # metres
+NEAR, FAR = 0.9, 10.1  # metres; the planes between which the trained models look for depth
 
 
 def weights_file(name: str, seed: int, size: Scale | None = None) -> Path:
