@@ -37,6 +37,10 @@ class View:
     device = property(lambda self: self.image.device, doc="The tensors' device.")
     dtype = property(lambda self: self.image.dtype, doc="The dtype of image, depth and camera.")
 
+    def __repr__(self) -> str:
+        known = [name for name in ("depth", "mask") if getattr(self, name) is not None]
+        return f"View(image {tuple(self.image.shape)}, camera {tuple(self.camera.batch_shape)}{''.join(f', {k}' for k in known)})"
+
     def to(self, *args, **kwargs) -> "View":
         "The same view on another device or of another dtype (arguments of `torch.Tensor.to`)."
         image = self.image.to(*args, **kwargs)
@@ -342,12 +346,22 @@ def _march(rays: Tensor, start: Tensor, end: Tensor, steps: int, tolerance: floa
         hit = distance < tolerance
         found[left[hit]] = t[hit]
         going = (~hit & (t < last)).nonzero()[:, 0]  # only rays that have neither hit nor passed go on
-        state, left, t, distance = (x.index_select(-1, going) for x in (state, left, t, distance))
+        state, left, t = (x.index_select(-1, going) for x in (state, left, t))
         if not left.numel():
             return found
-    graze = distance < 1e-3
+    t, graze = _newton(state, t, tolerance)
     found[left[graze]] = t[graze]
     return found
+
+
+def _newton(state: Tensor, t: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+    "Newton's steps s / (n . d) for the few rays that graze: t, and whether they hit."
+    x, y, z, dx, dy, dz, *shape, last = state
+    for _ in range(10):
+        point = x + t * dx, y + t * dy, z + t * dz
+        distance, (nx, ny, nz) = rounded_distance(*point, shape), rounded_normal(*point, shape)
+        t = t - distance / (nx * dx + ny * dy + nz * dz).clamp(max=-1e-4)  # who moves away is sent out of the sphere
+    return t, (distance < 10 * tolerance) & (t < last)
 
 
 def _local(rays: Tensor, rotation: Tensor) -> Tensor:
@@ -551,7 +565,7 @@ class ProceduralWorld:
     def trace(
         self,
         camera: Camera,  # metres; its batch starts with the worlds where there are several
-        steps: int = 96,  # most steps of a ray inside an object's bounding sphere
+        steps: int = 32,  # of a ray inside an object's bounding sphere, before Newton's take over
         tolerance: float = 1e-5,  # this near is a hit, metres
     ) -> Surface:
         "The exact geometry that a camera sees (eq. 2), without gradients."
@@ -575,7 +589,7 @@ class ProceduralWorld:
         check_number("pixel_sigma", pixel_sigma, minimum=0)
         rows, size, images, depths, labels = self.materials.rows().to(camera.K), (camera.height, camera.width), [], [], []
         fine = camera.resized(*(supersample * n for n in size))
-        for part in _trace_camera(self, fine, 96, 1e-5):
+        for part in _trace_camera(self, fine, 32, 1e-5):
             image = _shade(part, rows, self.sun.to(camera.K), pixel_sigma).view(3, -1, fine.height, fine.width).transpose(0, 1)
             images.append(F.avg_pool2d(image, supersample) if supersample > 1 else image)
             depths.append(part.depth), labels.append(part.hits.label)
@@ -765,8 +779,8 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 from PIL import Image
-from .cameras import (denormalize_intrinsics, epipolar_line, from_colmap, invert_pose, opencv_from_opengl, opengl_from_opencv, pixel_grid,
-                              rays_through, relative_pose)
+from .cameras import denormalize_intrinsics, epipolar_line, from_colmap, invert_pose, opencv_from_opengl
+from .cameras import opengl_from_opencv, pixel_grid, rays_through, relative_pose
 from .checks import check_path
 
 # %% ../nbs/foundations/02_scenes.ipynb #picture
@@ -827,7 +841,8 @@ def read_depth(
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path}: expected a depth map, it cannot be read: {error}") from None
     if stored is None or stored.ndim != 2 or stored.dtype.kind not in "iuf":
-        raise ValueError(f"{path}: expected one number a pixel (16-bit PNG or .npy), got {'an 8-bit picture' if stored is None else stored.shape}")
+        got = "an 8-bit picture" if stored is None else f"{stored.dtype} of shape {stored.shape}"
+        raise ValueError(f"{path}: expected one number a pixel (16-bit PNG or .npy), got {got}")
     depth = torch.from_numpy(stored.astype(np.float32)) * scale
     return torch.where(torch.isfinite(depth) & (depth > 0), depth, torch.nan)
 
@@ -847,8 +862,8 @@ class Frame:
 def _expect_size(path: Path, tensor: Tensor, camera: Camera) -> Tensor:
     "The tensor, where its size is the camera's."
     if tensor.shape[-2:] != (camera.height, camera.width):
-        got, wanted = "x".join(map(str, tensor.shape[-2:])), f"{camera.height}x{camera.width}"
-        raise ValueError(f"{path}: expected {wanted} pixels (height x width) as its intrinsics say, got {got}; rescale=True scales them to the file")
+        raise ValueError(f"{path}: expected {camera.height}x{camera.width} pixels (height x width) as its intrinsics say, "
+                         f"got {'x'.join(map(str, tensor.shape[-2:]))}; rescale=True scales them to the picture")
     return tensor
 
 # %% ../nbs/foundations/02_scenes.ipynb #read-view
@@ -865,7 +880,9 @@ def _read_view(frame: Frame, background: tuple) -> View:
 # %% ../nbs/foundations/02_scenes.ipynb #resized
 def _resized(view: View, height: int, width: int) -> View:
     "A view at another size: colours filtered, depth and mask from the nearest pixel, K scaled."
-    nearest = lambda x: F.interpolate(x[None, None].float(), (height, width), mode="nearest-exact")[0, 0]
+    def nearest(x: Tensor) -> Tensor:
+        return F.interpolate(x[None, None].float(), (height, width), mode="nearest-exact")[0, 0]
+
     image = F.interpolate(view.image[None], (height, width), mode="bilinear", antialias=True, align_corners=False)[0].clamp(0, 1)
     depth = None if view.depth is None else nearest(view.depth)
     mask = None if view.mask is None else nearest(view.mask) > 0.5
@@ -904,7 +921,8 @@ class ViewFolder:
         "All cameras, as one batch (n,)."
         cameras = [f.camera if self.size is None else f.camera.resized(*self.size) for f in self.frames]
         if len(sizes := {(c.height, c.width) for c in cameras}) > 1:
-            raise ValueError(f"{self.path}: expected one image size for a batch of cameras, got {sorted(sizes)}; call resized(height, width) first")
+            raise ValueError(f"{self.path}: expected one image size for a batch of cameras, got {sorted(sizes)}; "
+                             "call resized(height, width) first")
         return stack_cameras(cameras)
 
     def resized(self, height: int, width: int) -> "ViewFolder":
@@ -968,7 +986,7 @@ def _image_file(where: str, stem: Path) -> Path:
     for ending in _ENDINGS:
         if (path := stem.with_name(stem.name + ending)).is_file():
             return path
-    raise FileNotFoundError(f"{where}: expected an image, there is nothing at {stem} (nor with the ending {', '.join(_ENDINGS[1:4])}, …)")
+    raise FileNotFoundError(f"{where}: expected an image, there is nothing at {stem} (or {', '.join(_ENDINGS[1:4])}, …)")
 
 # %% ../nbs/foundations/02_scenes.ipynb #json
 def _json(path: Path) -> dict:
@@ -979,7 +997,8 @@ def _json(path: Path) -> dict:
         raise ValueError(f"{path}: expected JSON, it cannot be parsed: {error}") from None
     frames = meta.get("frames") if isinstance(meta, dict) else None
     if not isinstance(frames, list) or not frames or not all(isinstance(f, dict) for f in frames):
-        raise ValueError(f"{path}: expected an object with a list of frames, got {type(meta).__name__} with frames {str(frames)[:40]}")
+        got = str(frames if isinstance(meta, dict) else meta)[:60]
+        raise ValueError(f"{path}: expected an object with a list of frames, got {got}")
     return meta
 
 # %% ../nbs/foundations/02_scenes.ipynb #transforms-files
@@ -1000,7 +1019,9 @@ def _transforms_files(path: Path, split: str | None) -> list[Path]:
 # %% ../nbs/foundations/02_scenes.ipynb #pinhole
 def _pinhole(where: str, entry: dict, height: int, width: int) -> Tensor:
     "K of a transforms frame: focal lengths in pixels, or fields of view."
-    number = lambda key: float(_numbers(f"{where}, {key}", entry[key]))
+    def number(key: str) -> float:
+        return float(_numbers(f"{where}, {key}", entry[key]))
+
     focal = {}
     for axis, size in (("x", width), ("y", height)):
         if f"fl_{axis}" in entry:
@@ -1020,7 +1041,7 @@ def _lens(where: str, given: dict, undistort: bool) -> tuple[float, ...]:
     lens = tuple(float(_numbers(f"{where}, {key}", given.get(key, 0.0))) for key in _LENS)
     if any(lens) and not undistort:
         found = ", ".join(f"{k} {v:g}" for k, v in zip(_LENS, lens) if v)
-        raise ValueError(f"{where}: expected a pinhole (no lens distortion), got {found}; undistort=True undoes it as pictures are read")
+        raise ValueError(f"{where}: expected a pinhole (no lens distortion), got {found}; undistort=True undoes it")
     return lens if any(lens) else ()
 
 # %% ../nbs/foundations/02_scenes.ipynb #options
@@ -1032,23 +1053,31 @@ class _Options(NamedTuple):
     world: Tensor  # 4x4 motion applied to every pose
     unit: float  # factor on every position, before that motion
 
+
+def _transforms_pose(where: str, matrix: Any, options: _Options) -> Tensor:
+    "c2w in our axes from a transform_matrix, which may lack its last row."
+    rows = [*matrix, [0, 0, 0, 1]] if isinstance(matrix, list) and len(matrix) == 3 else matrix
+    pose = _numbers(f"{where}, transform_matrix", rows, 4, 4)
+    pose[:3, 3] *= options.unit
+    return options.world @ opencv_from_opengl(pose)
+
+# %% ../nbs/foundations/02_scenes.ipynb #transforms-frame
 def _transforms_frame(where: str, folder: Path, entry: dict, options: _Options) -> Frame:
     "One frame of a transforms file; `entry` is the frame, with the file's own values as defaults."
     if missing := [key for key in ("file_path", "transform_matrix") if key not in entry]:
         raise ValueError(f"{where}: expected {missing[0]}, it is missing")
-    check_choice(f"{where}: camera_model", entry.get("camera_model", "PINHOLE"), ("PINHOLE", "OPENCV", "SIMPLE_PINHOLE", "PERSPECTIVE"))
-    image = _image_file(where, folder / str(entry["file_path"]))
-    height, width = (int(_numbers(f"{where}, {k}", entry[k])) for k in "hw") if {"h", "w"} <= set(entry) else _size_on_disk(image)
-    matrix = entry["transform_matrix"]
-    pose = _numbers(f"{where}, transform_matrix", [*matrix, [0, 0, 0, 1]] if isinstance(matrix, list) and len(matrix) == 3 else matrix, 4, 4)
-    pose[:3, 3] *= options.unit
-    camera = _camera(where, _pinhole(where, entry, height, width), options.world @ opencv_from_opengl(pose), height, width)
-    if options.rescale:
-        camera = camera.resized(*_size_on_disk(image))
-    files = {kind: folder / str(entry[key]) for kind, key in (("depth", "depth_file_path"), ("mask", "mask_path")) if entry.get(key)}
-    for kind, path in files.items():
-        check_path(f"{where}, {kind}", path)
-    return Frame(str(entry["file_path"]), camera, image, depth_scale=options.depth_scale, distortion=_lens(where, entry, options.undistort), **files)
+    model = "fish-eye" if entry.get("is_fisheye") else entry.get("camera_model", "PINHOLE")
+    check_choice(f"{where}, camera_model", model, ("PINHOLE", "OPENCV", "SIMPLE_PINHOLE", "PERSPECTIVE"))
+    name, image = str(entry["file_path"]), _image_file(where, folder / str(entry["file_path"]))
+    stated = "h" in entry and "w" in entry
+    height, width = (int(_numbers(f"{where}, {k}", entry[k])) for k in "hw") if stated else _size_on_disk(image)
+    K, pose = _pinhole(where, entry, height, width), _transforms_pose(where, entry["transform_matrix"], options)
+    camera = _camera(where, K, pose, height, width)
+    camera = camera.resized(*_size_on_disk(image)) if options.rescale else camera
+    others = {"depth": entry.get("depth_file_path"), "mask": entry.get("mask_path")}
+    files = {kind: check_path(f"{where}, {kind}", folder / str(file)) for kind, file in others.items() if file}
+    lens = _lens(where, entry, options.undistort)
+    return Frame(name, camera, image, depth_scale=options.depth_scale, distortion=lens, **files)
 
 # %% ../nbs/foundations/02_scenes.ipynb #applied
 def _applied(path: Path, meta: dict, undo: bool) -> tuple[Tensor, float, float]:
@@ -1068,7 +1097,7 @@ def _in_split(path: Path, meta: dict, split: str | None) -> set | None:
     if split is None or path.name == f"transforms_{split}.json":
         return None
     if f"{split}_filenames" not in lists:
-        raise ValueError(f"{path}: expected a list {split}_filenames for split={split!r}, got {', '.join(lists) or 'no lists of splits'}")
+        raise ValueError(f"{path}: expected a list {split}_filenames, got {', '.join(lists) or 'no lists of splits'}")
     return set(meta[f"{split}_filenames"])
 
 # %% ../nbs/foundations/02_scenes.ipynb #read-transforms
@@ -1092,10 +1121,22 @@ def read_transforms(
         shared = {k: v for k, v in meta.items() if k != "frames"}
         for i, entry in enumerate(meta["frames"]):
             if wanted is None or entry.get("file_path") in wanted:
-                frames.append(_transforms_frame(f"{file}, frame {i} ({entry.get('file_path')})", file.parent, {**shared, **entry}, options))
+                where = f"{file}, frame {i} ({entry.get('file_path')})"
+                frames.append(_transforms_frame(where, file.parent, {**shared, **entry}, options))
     return ViewFolder(path, tuple(frames), background)
 
-# %% ../nbs/foundations/02_scenes.ipynb #write-transforms
+# %% ../nbs/foundations/02_scenes.ipynb #bytes-of
+def _bytes_of(view: View, depth_scale: float) -> dict[str, np.ndarray]:
+    "A view's pictures as they are stored: 8-bit colours, 16-bit depth (0: unknown), 8-bit mask."
+    stored = {"file_path": (view.image.permute(1, 2, 0) * 255).round().clamp(0, 255).byte()}
+    if view.depth is not None:
+        depth = (view.depth / depth_scale).round().nan_to_num(0, 0, 0)
+        stored["depth_file_path"] = torch.where((depth < 0) | (depth > 65535), 0, depth).to(torch.int32)
+    if view.mask is not None:
+        stored["mask_path"] = view.mask.byte() * 255
+    return {key: x.cpu().numpy().astype(np.uint16 if key == "depth_file_path" else np.uint8) for key, x in stored.items()}
+
+
 def write_transforms(
     views: Any,  # a sequence of single views
     folder: str | Path,  # is made where it isn't there
@@ -1103,21 +1144,16 @@ def write_transforms(
 ) -> Path:  # the transforms.json
     "Write views in nerfstudio's form: 8-bit PNG, 16-bit depth, masks, one transforms.json."
     check_number("depth_scale", depth_scale, minimum=0, exclusive=True)
-    frames = []
+    frames, folders = [], {"file_path": "images", "depth_file_path": "depths", "mask_path": "masks"}
     for i, view in enumerate(views):
         check_tensor(f"views[{i}].image", view.image, "3 h w")
-        camera, K = view.camera, view.camera.K.double()
-        depth = None if view.depth is None else (view.depth / depth_scale).round().nan_to_num(0, 0, 0)
-        pictures = {"file_path": ("images", (view.image.permute(1, 2, 0) * 255).round().clamp(0, 255).byte()),
-                    "depth_file_path": ("depths", None if depth is None else torch.where(depth > 65535, 0, depth).cpu().numpy().astype(np.uint16)),
-                    "mask_path": ("masks", None if view.mask is None else view.mask.byte() * 255)}
-        entry = {"fl_x": K[0, 0].item(), "fl_y": K[1, 1].item(), "cx": K[0, 2].item(), "cy": K[1, 2].item(), "w": camera.width, "h": camera.height}
-        for key, (kind, pixels) in pictures.items():
-            if pixels is not None:
-                entry[key] = f"{kind}/{i:05d}.png"
-                (path := Path(folder) / entry[key]).parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(np.asarray(pixels.cpu() if isinstance(pixels, Tensor) else pixels)).save(path)
-        frames.append({**entry, "transform_matrix": opengl_from_opencv(camera.c2w.double()).tolist()})
+        camera, c2w = view.camera, opengl_from_opencv(view.camera.c2w.double())
+        entry = dict(zip(("fl_x", "fl_y", "cx", "cy"), camera.K[[0, 1, 0, 1], [0, 1, 2, 2]].tolist()))
+        for key, pixels in _bytes_of(view, depth_scale).items():
+            entry[key] = f"{folders[key]}/{i:05d}.png"
+            (path := Path(folder) / entry[key]).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+        frames.append({**entry, "w": camera.width, "h": camera.height, "transform_matrix": c2w.tolist()})
     path = Path(folder) / "transforms.json"
     path.write_text(json.dumps({"camera_model": "OPENCV", "depth_unit_scale_factor": depth_scale, "frames": frames}, indent=2))
     return path
@@ -1142,15 +1178,19 @@ def _undistort(view: View, lens: tuple[float, ...]) -> View:
     focal, centre = camera.K.diagonal()[:2], camera.K[:2, 2]
     pixels = distort((pixel_grid(camera.height, camera.width, dtype=camera.dtype) - centre) / focal, lens) * focal + centre
     grid, seen = (2 * pixels / size - 1)[None], ((pixels >= 0) & (pixels <= size)).all(-1)
-    look_up = lambda x, mode: F.grid_sample(x[None], grid, mode=mode, padding_mode="border", align_corners=False)[0]
+
+    def look_up(x: Tensor, mode: str) -> Tensor:
+        return F.grid_sample(x[None], grid, mode=mode, padding_mode="border", align_corners=False)[0]
+
     image = look_up(view.image, "bilinear") * seen
     depth = None if view.depth is None else torch.where(seen, look_up(view.depth[None], "nearest")[0], torch.nan)
     mask = seen if view.mask is None else seen & (look_up(view.mask[None].float(), "nearest")[0] > 0.5)
     return View(image, camera, depth, mask)
 
 # %% ../nbs/foundations/02_scenes.ipynb #colmap-model
-_COLMAP_MODELS = {"SIMPLE_PINHOLE": (0, "f cx cy"), "PINHOLE": (1, "fx fy cx cy"), "SIMPLE_RADIAL": (2, "f cx cy k1"), "RADIAL": (3, "f cx cy k1 k2"),
-                  "OPENCV": (4, "fx fy cx cy k1 k2 p1 p2"), "FULL_OPENCV": (6, "fx fy cx cy k1 k2 p1 p2 k3 k4 k5 k6")}
+_COLMAP_MODELS = {"SIMPLE_PINHOLE": (0, "f cx cy"), "PINHOLE": (1, "fx fy cx cy"), "SIMPLE_RADIAL": (2, "f cx cy k1"),
+                  "RADIAL": (3, "f cx cy k1 k2"), "OPENCV": (4, "fx fy cx cy k1 k2 p1 p2"),
+                  "FULL_OPENCV": (6, "fx fy cx cy k1 k2 p1 p2 k3 k4 k5 k6")}
 _COLMAP_OTHERS = {5: "OPENCV_FISHEYE", 7: "FOV", 8: "SIMPLE_RADIAL_FISHEYE", 9: "RADIAL_FISHEYE", 10: "THIN_PRISM_FISHEYE"}
 
 def _colmap_model(where: str, model: str | int) -> tuple[str, list[str]]:
@@ -1172,7 +1212,8 @@ class _Bytes:
         "The next values, in `struct`'s letters."
         start, self.at = self.at, self.at + struct.calcsize("<" + layout)
         if self.at > len(self.data):
-            raise ValueError(f"{self.path}: expected {self.at - start} bytes at {start}, got the end of the file at {len(self.data)}; is it cut short?")
+            size = self.at - start
+            raise ValueError(f"{self.path}: expected {size} bytes at {start}, got the end of the file at {len(self.data)}")
         return struct.unpack_from("<" + layout, self.data, start)
 
     def skip(self, size: int) -> None:
@@ -1183,7 +1224,7 @@ class _Bytes:
         "Text up to the next zero byte."
         end = self.data.find(b"\0", self.at)
         if end < 0:
-            raise ValueError(f"{self.path}: expected a name ended by a zero byte at {self.at}, got the end of the file; is it cut short?")
+            raise ValueError(f"{self.path}: expected a name ended by a zero byte at {self.at}, got the end of the file")
         text, self.at = self.data[self.at:end].decode("utf-8", "replace"), end + 1
         return text
 
@@ -1247,14 +1288,15 @@ def _colmap_points(file: Path) -> tuple[Float[Tensor, "p 3"], Float[Tensor, "p 3
         table = torch.tensor(points, dtype=torch.float64).reshape(-1, 6)
     return table[:, :3].float(), table[:, 3:].float() / 255
 
-# %% ../nbs/foundations/02_scenes.ipynb #colmap-model-folder
-def _colmap_model_folder(path: Path) -> Path:
-    "The folder that holds cameras and images, text or binary."
+# %% ../nbs/foundations/02_scenes.ipynb #colmap-files
+def _colmap_files(path: Path) -> dict[str, Path]:
+    "COLMAP's files by name, binary where there is a choice; points3D may be missing."
     for folder in (path, path / "sparse" / "0", path / "sparse", path / "colmap" / "sparse" / "0"):
-        for ending in (".bin", ".txt"):
-            if (folder / f"cameras{ending}").is_file() and (folder / f"images{ending}").is_file():
-                return folder
-    raise FileNotFoundError(f"{path}: expected COLMAP's cameras and images (.bin or .txt) here, in sparse/0 or in sparse, there is neither")
+        candidates = [folder / f"{stem}{ending}" for ending in (".txt", ".bin") for stem in ("cameras", "images", "points3D")]
+        files = {file.stem: file for file in candidates if file.is_file()}  # the later one wins
+        if "cameras" in files and "images" in files:
+            return files
+    raise FileNotFoundError(f"{path}: expected COLMAP's cameras and images (.bin or .txt), here or in sparse/0; there is neither")
 
 
 def _colmap_pictures(path: Path, images: str | Path | None) -> Path:
@@ -1266,7 +1308,18 @@ def _colmap_pictures(path: Path, images: str | Path | None) -> Path:
         raise FileNotFoundError(f"{path}: expected a folder images beside the model, there is none; name it with images=…")
     return found[0]
 
-# %% ../nbs/foundations/02_scenes.ipynb #read-colmap
+# %% ../nbs/foundations/02_scenes.ipynb #colmap-camera
+def _colmap_camera(where: str, camera: tuple, pose: list[float]) -> Camera:
+    "A camera from COLMAP's numbers; the pose is qvec and tvec of w2c."
+    _, width, height, p = camera
+    try:
+        c2w = from_colmap(*_numbers(where, pose, 7).split([4, 3]))
+    except ValueError as error:
+        raise ValueError(str(error) if where in str(error) else f"{where}: {error}") from None
+    K = intrinsics(p.get("fx", p.get("f")), p.get("fy", p.get("f")), p["cx"], p["cy"], torch.float64)
+    return _camera(where, K, c2w, height, width)
+
+
 def read_colmap(
     path: str | Path,  # the folder with sparse/0, or the model itself
     images: str | Path | None = None,  # folder of the pictures, e.g. "images_4"; None: images
@@ -1277,60 +1330,52 @@ def read_colmap(
 ) -> ViewFolder:  # sorted by name; points_world and points_rgb are the sparse points
     "Views of a COLMAP reconstruction, text or binary, with its sparse points."
     path = check_path("path", path, "folder")
-    model = _colmap_model_folder(path)
-    pick = lambda name: next((f for e in (".bin", ".txt") if (f := model / f"{name}{e}").is_file()), None)
-    cameras, pictures = _colmap_cameras(pick("cameras")), _colmap_pictures(path, images)
-    frames = []
-    for where, name, number, pose in sorted(_colmap_images(pick("images")), key=lambda row: row[1]):
+    files, pictures, frames = _colmap_files(path), _colmap_pictures(path, images), []
+    cameras = _colmap_cameras(files["cameras"])
+    for where, name, number, pose in sorted(_colmap_images(files["images"]), key=operator.itemgetter(1)):
         where = f"{where} ({name})"
         if number not in cameras:
-            raise ValueError(f"{where}: expected a camera of {pick('cameras').name}, got camera {number}")
-        camera_at, width, height, p = cameras[number]
-        K = intrinsics(p.get("fx", p.get("f")), p.get("fy", p.get("f")), p["cx"], p["cy"], torch.float64)
-        camera = _camera(where, K, _from_quaternion(where, pose), height, width)
-        image = check_path(where, pictures / name)
+            raise ValueError(f"{where}: expected a camera of {files['cameras'].name}, got camera {number}")
+        camera, image = _colmap_camera(where, cameras[number], pose), check_path(where, pictures / name)
         maps = check_path(f"{where}, depth", path / "stereo" / "depth_maps" / f"{name}.{depth}.bin") if depth else None
         camera = camera.resized(*_size_on_disk(image)) if rescale else camera
-        frames.append(Frame(name, camera, image, maps, depth_scale=1.0, distortion=_lens(camera_at, p, undistort)))
-    points = _colmap_points(pick("points3D")) if pick("points3D") else (None, None)
+        lens = _lens(cameras[number][0], cameras[number][3], undistort)
+        frames.append(Frame(name, camera, image, maps, depth_scale=1.0, distortion=lens))
+    points = _colmap_points(files["points3D"]) if "points3D" in files else (None, None)
     return ViewFolder(path, tuple(frames), background, None, *points)
 
-# %% ../nbs/foundations/02_scenes.ipynb #from-quaternion
-def _from_quaternion(where: str, pose: list[float]) -> Tensor:
-    "c2w from COLMAP's seven numbers."
-    try:
-        return from_colmap(*_numbers(where, pose, 7).split([4, 3]))
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}" if where not in str(error) else str(error)) from None
+# %% ../nbs/foundations/02_scenes.ipynb #realestate-frame
+def _realestate_frame(where: str, row: list[str], folder: Path) -> Frame:
+    "One row: timestamp, four normalised intrinsics, two zeros, w2c."
+    numbers = _numbers(where, row, 19)
+    if numbers[5:7].abs().max() > 0:
+        raise ValueError(f"{where}: expected zeros in columns 6 and 7, got {row[5]} and {row[6]}")
+    image = _image_file(where, folder / row[0])
+    height, width = _size_on_disk(image)
+    w2c = torch.cat([numbers[7:].reshape(3, 4), numbers.new_tensor([[0.0, 0, 0, 1]])])
+    K = denormalize_intrinsics(intrinsics(*numbers[1:5].tolist(), torch.float64), height, width)
+    return Frame(row[0], _camera(where, K, w2c, height, width, inverted=True), image)
 
-# %% ../nbs/foundations/02_scenes.ipynb #read-realestate10k
+
 def read_realestate10k(
     path: str | Path,  # the clip's text file
-    frames: str | Path | None = None,  # folder of its frames, named <timestamp>.png or .jpg; None: named as the clip, beside the file
+    frames: str | Path | None = None,  # folder of <timestamp>.png or .jpg; None: named as the clip, beside the file
     missing: str = "error",  # what a row without a frame does: "error" or "skip"
 ) -> ViewFolder:
     "Views of a RealEstate10K clip."
     check_choice("missing", missing, ("error", "skip"))
     path = check_path("path", path)
     folder = check_path("frames", path.with_suffix("") if frames is None else frames, "folder")
-    rows = _rows(path)
-    if not rows or len(rows[0][1]) != 1 or "://" not in rows[0][1][0]:
-        raise ValueError(f"{path}: expected the video's address in the first line, got {' '.join(rows[0][1])[:60] if rows else 'an empty file'!r}")
-    found = []
+    rows, found = _rows(path), []
+    if not rows or "://" not in rows[0][1][0]:
+        got = " ".join(rows[0][1])[:60] if rows else "an empty file"
+        raise ValueError(f"{path}: expected the video's address in the first line, got {got!r}")
     for where, row in rows[1:]:
-        numbers = _numbers(where, row, 19)
-        if numbers[5:7].abs().max() > 0:
-            raise ValueError(f"{where}: expected zeros in columns 6 and 7, got {row[5]} and {row[6]}")
         try:
-            image = _image_file(where, folder / row[0])
+            found.append(_realestate_frame(where, row, folder))
         except FileNotFoundError:
-            if missing == "skip":
-                continue
-            raise
-        height, width = _size_on_disk(image)
-        w2c = torch.cat([numbers[7:].reshape(3, 4), numbers.new_tensor([[0.0, 0, 0, 1]])])
-        K = denormalize_intrinsics(intrinsics(*numbers[1:5].tolist(), torch.float64), height, width)
-        found.append(Frame(row[0], _camera(where, K, w2c, height, width, inverted=True), image))
+            if missing == "error":
+                raise
     return ViewFolder(path, tuple(found))
 
 # %% ../nbs/foundations/02_scenes.ipynb #srn-intrinsics
@@ -1354,7 +1399,8 @@ def read_srn(
     poses = {f.stem: f for f in sorted(check_path("path", path / "pose", "folder").glob("*.txt"))}
     images = {f.stem: f for f in sorted(check_path("path", path / "rgb", "folder").iterdir()) if f.suffix.lower() in _ENDINGS}
     if alone := sorted(poses.keys() ^ images.keys()):
-        raise FileNotFoundError(f"{path}: expected a pose and a picture for each view, {alone[0]} has no {'picture' if alone[0] in poses else 'pose'}")
+        lacks = "picture" if alone[0] in poses else "pose"
+        raise FileNotFoundError(f"{path}: expected a pose and a picture for each view, {alone[0]} has no {lacks}")
     frames = []
     for name, file in poses.items():
         pose = _numbers(str(file), _text(file).split(), 16).reshape(4, 4)
@@ -1370,16 +1416,17 @@ def read_views(
     "Views on disk, in whichever of the known forms they are."
     path = Path(path)
     check_path("path", path, "folder" if path.is_dir() else "file")
-    has = lambda *names: any((path / name).exists() for name in names)
-    if path.suffix == ".json" or has("transforms.json", "transforms_train.json", "transforms_val.json", "transforms_test.json"):
+    names = {file.name for file in path.iterdir()} if path.is_dir() else set()
+    if path.suffix == ".json" or names & {"transforms.json", *(f"transforms_{split}.json" for split in ("train", "val", "test"))}:
         return read_transforms(path, **options)
-    if has("intrinsics.txt") and has("pose"):
+    if {"intrinsics.txt", "pose"} <= names:
         return read_srn(path, **options)
-    if path.is_dir() and has("cameras.bin", "cameras.txt", "sparse", "colmap"):
+    if names & {"cameras.bin", "cameras.txt", "sparse", "colmap"}:
         return read_colmap(path, **options)
     if path.is_file() and path.suffix == ".txt":
         return read_realestate10k(path, **options)
-    raise ValueError(f"{path}: expected transforms.json, COLMAP's sparse/, intrinsics.txt with pose/, or a RealEstate10K .txt, there is none of these")
+    raise ValueError(f"{path}: expected transforms.json, COLMAP's sparse/, intrinsics.txt with pose/, or a RealEstate10K .txt; "
+                     "there is none of these")
 
 # %% ../nbs/foundations/02_scenes.ipynb #one-place
 def _one_place(src: Camera, dst: Camera) -> Bool[Tensor, "*b"]:
@@ -1414,7 +1461,7 @@ def epipolar_residual(
 
     check_tensor("xy_dst", xy_dst, "n 2", **check_tensor("xy_src", xy_src, "n 2"))
     if src.batch_shape or dst.batch_shape:
-        raise ValueError(f"src, dst: expected single cameras, got batches of {tuple(src.batch_shape)} and {tuple(dst.batch_shape)}")
+        raise ValueError(f"src, dst: expected single cameras, got {tuple(src.batch_shape)} and {tuple(dst.batch_shape)} of them")
     if not _one_place(src, dst):
         return left_to_right_epipolar_distance(xy_src.double(), xy_dst.double(), fundamental_matrix(src, dst)).to(xy_src.dtype)
     origins, directions = rays_through(src, xy_src)
@@ -1426,7 +1473,7 @@ def _keypoints(image: Tensor, max_size: int) -> tuple[np.ndarray, np.ndarray]:
     "SIFT keypoints (x, y), pixels of the given image, and their descriptors; none where the picture has no texture."
     from skimage.feature import SIFT
 
-    grey = image.detach().float().cpu().mul(image.new_tensor([0.299, 0.587, 0.114], device="cpu", dtype=torch.float32)[:, None, None]).sum(0)
+    grey = torch.einsum("chw,c->hw", image.detach().float().cpu(), torch.tensor([0.299, 0.587, 0.114]))
     shrink = min(1.0, max_size / max(grey.shape))
     if shrink < 1:
         size = tuple(max(1, round(n * shrink)) for n in grey.shape)
@@ -1456,8 +1503,8 @@ def match_pixels(
     pairs = match_descriptors(a, b, max_ratio=max_ratio, cross_check=True) if min(len(a), len(b)) > 1 else np.zeros((0, 2), int)
     xy_a, xy_b = xy_a[pairs[:, 0]], xy_b[pairs[:, 1]]
     if len(pairs) > 8:
-        threshold = 2 * max(1, max(dst.image.shape[-2:]) / max_size)
-        inliers = ransac((xy_a, xy_b), FundamentalMatrixTransform, min_samples=8, residual_threshold=threshold, max_trials=500, rng=seed)[1]
+        bar = 2 * max(1, max(dst.image.shape[-2:]) / max_size)  # two pixels of the picture that was searched
+        inliers = ransac((xy_a, xy_b), FundamentalMatrixTransform, 8, residual_threshold=bar, max_trials=500, rng=seed)[1]
         xy_a, xy_b = (xy_a, xy_b) if inliers is None else (xy_a[inliers], xy_b[inliers])
     return tuple(torch.from_numpy(np.ascontiguousarray(xy)).to(view.image) for xy, view in ((xy_a, src), (xy_b, dst)))
 
@@ -1487,7 +1534,8 @@ def _in_front(src: Camera, dst: Camera, xy_src: Tensor, xy_dst: Tensor) -> Float
     "1 where the two rays come closest in front of both cameras, 0 elsewhere."
     (o, a), (p, b) = (rays_through(c.to(torch.float64), xy.double()) for c, xy in ((src, xy_src), (dst, xy_dst)))
     cos = (a * b).sum(-1)
-    u, v = ((p - o) * a).sum(-1), ((p - o) * b).sum(-1)  # the closest points are o + s a and p + t b, up to the factor 1 - cos^2 > 0
+    u, v = ((p - o) * a).sum(-1), ((p - o) * b).sum(-1)
+    # the rays come closest at t = (u - v cos) / (1 - cos^2) along the first, (u cos - v) / (1 - cos^2) along the second
     return ((u - cos * v > 0) & (cos * u - v > 0)).double()
 
 # %% ../nbs/foundations/02_scenes.ipynb #judge-poses
@@ -1520,31 +1568,35 @@ def _far_apart(xy: Tensor, num: int) -> Tensor:
     return torch.tensor(chosen)
 
 
-def _to_draw(src: View, pixels: int | Tensor, matches: tuple) -> tuple[Tensor, Tensor | None]:
+def _to_draw(src: View, pixels: int | Tensor, matches: tuple) -> tuple[Tensor, list]:
     "The pixels to draw in src and, where they are matches, their places in dst."
     if isinstance(pixels, Tensor):
         check_tensor("pixels", pixels, "n 2")
-        return pixels.to(src.image), None
+        return pixels.to(src.image), []
     check_number("pixels", pixels, minimum=1, integer=True)
     if len(matches[0]):
         kept = _far_apart(matches[0], int(pixels))
-        return matches[0][kept], matches[1][kept]
+        return matches[0][kept], matches[1][kept].tolist()
     side = math.ceil(math.sqrt(pixels))  # no matches: a grid, to be judged by eye
-    return ((pixel_grid(side, side) / side).reshape(-1, 2)[:pixels] * torch.tensor([src.camera.width, src.camera.height])).to(src.image), None
+    grid = (pixel_grid(side, side) / side).reshape(-1, 2)[:int(pixels)] * torch.tensor([src.camera.width, src.camera.height])
+    return grid.to(src.image), []
 
 # %% ../nbs/foundations/02_scenes.ipynb #draw-view
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2", "#000000")  # Okabe–Ito
 
-def _draw_view(ax: Any, view: View, title: str, lines: Tensor | None = None, rings: Tensor | None = None, dots: Tensor | None = None) -> None:
-    "A picture with epipolar lines, rings where matches are, dots where pixels were chosen; one colour each."
-    ax.imshow(view.image.detach().cpu().permute(1, 2, 0).clamp(0, 1).numpy(), extent=(0, view.camera.width, view.camera.height, 0), interpolation="nearest")
-    for marks, style in ((rings, {"ms": 10, "mfc": "none"}), (dots, {"ms": 7})):
-        for n, (x, y) in enumerate([] if marks is None else marks.tolist()):
-            ax.plot(x, y, "o", **{"mfc": _COLOURS[n % 8], **style}, mec="w", mew=3)
-            ax.plot(x, y, "o", **{"mfc": _COLOURS[n % 8], **style}, mec=_COLOURS[n % 8], mew=1.5)
-    for n, line in enumerate([] if lines is None else lines.detach().cpu().numpy()):
-        ax.plot(*line.T, color="w", lw=3, solid_capstyle="round"), ax.plot(*line.T, color=_COLOURS[n % 8], lw=1.6, solid_capstyle="round")
-    ax.set(xlim=(0, view.camera.width), ylim=(view.camera.height, 0), xlabel="x (px)", ylabel="y (px)")
+def _draw_view(ax: Any, view: View, title: str, dots: Tensor = (), lines: Tensor = (), rings: Tensor = ()) -> None:
+    "A picture with chosen pixels as dots, epipolar lines, and rings where the matches are; one colour each, edged in white."
+    width, height = view.camera.width, view.camera.height
+    pixels = view.image.detach().cpu().permute(1, 2, 0).clamp(0, 1).numpy()
+    ax.imshow(pixels, extent=(0, width, height, 0), interpolation="nearest")
+    for marks, size in ((dots, 6), (rings, 10)):
+        for n, (x, y) in enumerate(marks):
+            for colour, edge in (("w", 3.0), (_COLOURS[n % 8], 1.5)):
+                ax.plot(x, y, "o", ms=size, mec=colour, mfc=colour if marks is dots else "none", mew=edge)
+    for n, line in enumerate(lines):
+        for colour, edge in (("w", 3.0), (_COLOURS[n % 8], 1.6)):
+            ax.plot(*zip(*line), color=colour, lw=edge, solid_capstyle="round")
+    ax.set(xlim=(0, width), ylim=(height, 0), xlabel="x (px)", ylabel="y (px)")
     ax.set_title(title, fontsize=10)
 
 # %% ../nbs/foundations/02_scenes.ipynb #epipolar-check
@@ -1564,11 +1616,12 @@ def epipolar_check(
     src, dst = views[i], views[j]
     matches = match_pixels(src, dst) if matches is None else matches
     xy, rings = _to_draw(src, pixels, matches)
-    figure = Figure(figsize=(3.3 * (1 + len(readings)), 2.7 * src.camera.height / src.camera.width + 0.9), layout="constrained")
+    size = (3.3 * (1 + len(readings)), 2.7 * src.camera.height / src.camera.width + 0.9)
+    figure = Figure(size, dpi=80, layout="constrained")
     axes = figure.subplots(1, 1 + len(readings), squeeze=False)[0]
-    _draw_view(axes[0], src, f"view {i}\n{len(matches[0])} matches in the pictures", dots=xy)
+    _draw_view(axes[0], src, f"view {i}\n{len(matches[0])} matches in the pictures", xy.tolist())
     for ax, name in zip(axes[1:], readings):
         a, b = _reread(src.camera, name), _reread(dst.camera, name)
         off = f"{epipolar_residual(a, b, *matches).median():.1f} px" if len(matches[0]) else "unknown"
-        _draw_view(ax, dst, f"view {j}, {name}\nmatches off their lines by {off}", lines=epipolar_line(a, b, xy), rings=rings)
+        _draw_view(ax, dst, f"view {j}, {name}\nmatches off their lines by {off}", (), epipolar_line(a, b, xy).tolist(), rings)
     return figure
