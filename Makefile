@@ -14,7 +14,7 @@ ifdef PIP_EXTRA_INDEX_URL
 export PIP_EXTRA_INDEX_URL
 endif
 
-.PHONY: help install book save test lab bench export readme lint clean
+.PHONY: help install book site save test lab bench export readme lint clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /	/' | expand -t 12
@@ -35,6 +35,9 @@ $(STAMP): settings.ini constraints.txt setup.py pyproject.toml
 book: $(STAMP)  ## run every chapter, print the table of results, write _site/index.html (NVS_BOOK_SCALE=tiny|small|full)
 	@$(RUN) -m nvs_book.book $(ARGS)
 
+site: $(STAMP)  ## only write _site/, of the outputs that nbs/ holds
+	@$(RUN) -m nvs_book.book --no-run $(ARGS)
+
 save: $(STAMP)  ## the same, and store the outputs in nbs/ and the results in README.md
 	@$(RUN) -m nvs_book.book --save $(ARGS)
 
@@ -42,7 +45,7 @@ readme: $(STAMP)  ## write the results that nbs/ holds into README.md, without r
 	@$(RUN) -m nvs_book.book --readme
 
 test: $(STAMP)  ## the whole test suite
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -n $${JOBS:-2} --dist worksteal $(ARGS)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -n $${JOBS:-2} --dist loadgroup $(ARGS)
 
 lab: $(STAMP)  ## JupyterLab, in nbs/
 	@$(VENV)/bin/jupyter lab --notebook-dir=nbs $(ARGS)

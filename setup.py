@@ -8,7 +8,6 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-LICENSES = {"apache2": "Apache-2.0"}
 STATUS = {"2": "2 - Pre-Alpha", "3": "3 - Alpha", "4": "4 - Beta", "5": "5 - Production/Stable"}
 
 parser = ConfigParser(delimiters=["="])
@@ -34,7 +33,6 @@ setup(
     author_email=config["author_email"],
     url=config["git_url"],
     keywords=words("keywords"),
-    license=LICENSES[config["license"]],
     classifiers=[
         f"Development Status :: {STATUS[config['status']]}",
         *(f"Intended Audience :: {audience}" for audience in words("audience")),

@@ -21,6 +21,7 @@ def built(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("book")  # one worker, so that the book runs once
 def test_every_chapter_runs_and_has_a_headline(built):
     code, folder = built
     runs = [book.read_run(path) for path in book.find_chapters(folder / "scratch" / "executed")]
@@ -50,6 +51,7 @@ class External(HTMLParser):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("book")  # one worker, so that the book runs once
 def test_site_is_whole_and_fetches_nothing_from_elsewhere(built):
     site = built[1] / "site"
     chapters = [path.relative_to(ROOT / "nbs").with_suffix(".html") for path in book.find_chapters(ROOT / "nbs")]
@@ -68,6 +70,7 @@ def test_site_is_whole_and_fetches_nothing_from_elsewhere(built):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("book")  # one worker, so that the book runs once
 def test_pages_hide_what_is_hidden_and_resolve_what_is_cited(built):
     site = built[1] / "site"
     for page in site.glob("*/[0-9]*.html"):
@@ -145,7 +148,8 @@ def test_cells_not_for_this_machine_keep_their_outputs(tmp_path):
     nbformat.write(stored, path)
     run = book.run_notebook(path, timeout=20)
     assert run.error is None
-    assert [cell.outputs[0].text if cell.outputs else None for cell in run.notebook.cells[1:]] == ["1\n", "on a GPU, once\n", None]
+    printed = [cell.outputs[0].text if cell.outputs else None for cell in run.notebook.cells[1:]]
+    assert printed == ["1\n", "on a GPU, once\n", None]
 
 
 @pytest.mark.parametrize(
@@ -195,6 +199,7 @@ def test_directives_stand_at_the_head_of_a_cell():
     [
         ("see [@a2020b] there", "see {cite:p}`a2020b` there"),
         ("[@a; @b]", "{cite:p}`a,b`"),
+        ("`[@a]` [@b]", "`[@a]` {cite:p}`b`"),
         ("`look_at(eye, target)`", "{py:obj}`look_at(eye, target) <lib.cameras.look_at>`"),
         ("`unknown` and {math}`look_at`", "`unknown` and {math}`look_at`"),
         ("[`look_at`](https://example.org)", "[`look_at`](https://example.org)"),
@@ -218,6 +223,8 @@ def test_page_cell_hides_folds_and_describes():
     assert book.page_cell(cell("#| hide\nx = 1"), "H") == []
     assert book.page_cell(cell("#| default_exp name"), "H") == []
     assert book.page_cell(cell("import math\n\nfrom torch import nn"), "H")[0].metadata["tags"] == ["hide-input"]
+    solved = book.page_cell(cell("def f():\n    ### BEGIN SOLUTION\n    return 1\n    ### END SOLUTION"), "H")[0]
+    assert solved.metadata["tags"] == ["hide-input"]
     assert book.page_cell(cell("#| hide_input\nx"), "H")[0].metadata["tags"] == ["remove-input"]
     drawn = book.page_cell(cell("#| fig-cap: A *ring*\nplot()", **{"image/png": "aGk="}), "H")[0]
     assert drawn.metadata["mystnb"] == {"image": {"alt": "A ring"}, "figure": {"caption": "A *ring*"}}
