@@ -199,7 +199,10 @@ def test_directives_stand_at_the_head_of_a_cell():
     [
         ("see [@a2020b] there", "see {cite:p}`a2020b` there"),
         ("[@a; @b]", "{cite:p}`a,b`"),
+        ("[@a;\n@b, ch.\n2]", "{cite:p}`a,b{ch. 2}`"),
+        ("~~~python\nx = [@a]\n~~~\n[@b]", "~~~python\nx = [@a]\n~~~\n{cite:p}`b`"),
         ("`[@a]` [@b]", "`[@a]` {cite:p}`b`"),
+        ("[@a, ch. 6; @b.c, fig. 2, left]", "{cite:p}`a{ch. 6},b.c{fig. 2, left}`"),
         ("`look_at(eye, target)`", "{py:obj}`look_at(eye, target) <lib.cameras.look_at>`"),
         ("`unknown` and {math}`look_at`", "`unknown` and {math}`look_at`"),
         ("[`look_at`](https://example.org)", "[`look_at`](https://example.org)"),
