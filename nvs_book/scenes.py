@@ -10,7 +10,7 @@ __all__ = ['FOCAL', 'CX', 'CY', 'CX_SHIFT', 'BASELINE', 'KINDS', 'View', 'stack_
 
 # %% ../nbs/foundations/02_scenes.ipynb #import-math
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import NamedTuple
@@ -238,6 +238,18 @@ def uniforms(
 ) -> Float[Tensor, "s num"]:  # in [0, 1)
     "Uniform random numbers that are the same on every machine: a generator of its own, on the CPU, in float32, for every seed."
     return torch.stack([torch.rand(num, generator=torch.Generator().manual_seed(seed), dtype=torch.float32) for seed in seeds])
+
+
+def _whole(name: str, numbers: Sequence[int], maximum: int | None = None) -> list[int]:
+    "One or more whole numbers from 0 on, as Python's own."
+    if isinstance(numbers, str) or not isinstance(numbers, Iterable):
+        raise TypeError(f"{name}: expected whole numbers, got {numbers!r}")
+    numbers = list(numbers)
+    if not numbers:
+        raise ValueError(f"{name}: expected one number or more, got none")
+    for n in numbers:
+        check_number(name, n, minimum=0, maximum=maximum, integer=True)
+    return [int(n) for n in numbers]
 
 
 def _between(u: Tensor, low: float, high: float) -> Tensor:
@@ -530,9 +542,7 @@ class ProceduralWorld:
         dome_radius: float = 6.0,  # metres; infinite: open sky, whose depth is NaN
     ):
         self.batched = not isinstance(seed, Integral)
-        self.seeds = tuple(seed) if self.batched else (seed,)
-        for s in self.seeds or ("none",):
-            check_number("seed", s, minimum=0, maximum=2 ** 32 - 1, integer=True)
+        self.seeds = tuple(_whole("seed", seed if self.batched else [seed], maximum=2 ** 32 - 1))
         check_number("num_objects", num_objects, minimum=1, maximum=16, integer=True)
         if not dome_radius > 2:
             raise ValueError(f"dome_radius: expected more than 2 m (the objects reach 1.5 m), or infinity, got {dome_radius}")
@@ -643,11 +653,8 @@ class _WorldDataset:
 
     def _seeds(self, indices) -> tuple[list[int], list[int]]:
         "Seeds of the worlds and of the cameras: even numbers, scrambled, for training, odd ones for held-out."
-        indices = list(indices)
-        for i in indices or ("none",):
-            check_number("index", i, minimum=0, integer=True)
         start = _mix(self.seed & 0xFFFFFFFF)
-        plain = [((start + int(i)) % 2 ** 31) * 2 + (self.split == "heldout") for i in indices]
+        plain = [((start + i) % 2 ** 31) * 2 + (self.split == "heldout") for i in _whole("index", indices)]
         return [_mix(p) for p in plain], [_mix(p ^ 0x5BD1E995) for p in plain]
 
     def _poses(self, azimuth: Tensor, elevation: Tensor, radius: Tensor, aim: Tensor) -> Tensor:
@@ -806,12 +813,19 @@ def _size_on_disk(path: Path) -> tuple[int, int]:
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: expected an image ({', '.join(_DECODERS)}), its header cannot be read: {error}") from None
 
-# %% ../nbs/foundations/02_scenes.ipynb #read-image
+# %% ../nbs/foundations/02_scenes.ipynb #check-background
+def _check_background(background: tuple) -> None:
+    "Refuse what is no colour."
+    if len(background) != 3 or not all(isinstance(c, (int, float)) and 0 <= c <= 1 for c in background):
+        raise ValueError(f"background: expected three numbers in [0, 1], got {background}")
+
+
 def read_image(
     path: str | Path,  # PNG, JPEG, WEBP, BMP or TIFF, 8 bits a channel
     background: tuple[float, float, float] = (1.0, 1.0, 1.0),  # colour behind transparent pixels, in [0, 1]
 ) -> tuple[Float[Tensor, "3 h w"], Bool[Tensor, "h w"] | None]:  # image in [0, 1]; where alpha >= 0.5, or None without alpha
     "An image file, its transparent pixels laid over a background."
+    _check_background(background)
     picture = _picture(Path(path))
     if picture.mode[0] in "IF":
         raise ValueError(f"{path}: expected 8 bits a channel, got Pillow's mode {picture.mode}; is this a depth map?")
@@ -898,6 +912,9 @@ class ViewFolder:
     size: tuple[int, int] | None = None  # height and width that views are scaled to
     points_world: Float[Tensor, "p 3"] | None = None  # sparse points, where the format has them, the pose's unit
     points_rgb: Float[Tensor, "p 3"] | None = None  # their colours, in [0, 1]
+
+    def __post_init__(self):
+        _check_background(self.background)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -1076,6 +1093,8 @@ def _transforms_frame(where: str, folder: Path, entry: dict, options: _Options) 
     camera = camera.resized(*_size_on_disk(image)) if options.rescale else camera
     others = {"depth": entry.get("depth_file_path"), "mask": entry.get("mask_path")}
     files = {kind: check_path(f"{where}, {kind}", folder / str(file)) for kind, file in others.items() if file}
+    if entry.get("k4"):
+        raise ValueError(f"{where}: expected k4 = 0, got {entry['k4']}; programs disagree on what it multiplies")
     lens = _lens(where, entry, options.undistort)
     return Frame(name, camera, image, depth_scale=options.depth_scale, distortion=lens, **files)
 
@@ -1117,6 +1136,7 @@ def read_transforms(
         meta = _json(file)
         world, unit, depth_unit = _applied(file, meta, original_world)
         stored = float(_numbers(f"{file}, depth_unit_scale_factor", meta.get("depth_unit_scale_factor", depth_scale)))
+        check_number(f"{file}, depth_unit_scale_factor", stored, minimum=0, exclusive=True)
         options, wanted = _Options(rescale, undistort, stored * depth_unit, world, unit), _in_split(file, meta, split)
         shared = {k: v for k, v in meta.items() if k != "frames"}
         for i, entry in enumerate(meta["frames"]):
@@ -1154,6 +1174,8 @@ def write_transforms(
             (path := Path(folder) / entry[key]).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
         frames.append({**entry, "w": camera.width, "h": camera.height, "transform_matrix": c2w.tolist()})
+    if not frames:
+        raise ValueError("views: expected one or more, got none")
     path = Path(folder) / "transforms.json"
     path.write_text(json.dumps({"camera_model": "OPENCV", "depth_unit_scale_factor": depth_scale, "frames": frames}, indent=2))
     return path
@@ -1484,7 +1506,7 @@ def _keypoints(image: Tensor, max_size: int) -> tuple[np.ndarray, np.ndarray]:
     except (RuntimeError, ValueError):  # "found no features", or the picture is smaller than the filter
         return np.zeros((0, 2)), np.zeros((0, 128))
     scale = np.array([image.shape[-1] / grey.shape[1], image.shape[-2] / grey.shape[0]])
-    return (sift.positions[:, ::-1] + 0.5) * scale, sift.descriptors
+    return (sift.positions[:, ::-1] + 0.5 - 0.25) * scale, sift.descriptors
 
 # %% ../nbs/foundations/02_scenes.ipynb #match-pixels
 def match_pixels(
