@@ -388,10 +388,14 @@ def save(
 ) -> None:
     "Write outputs back into nbs/, clean the notebooks, and bring the README's table up to date."
     for run in runs:
-        if not run.error:
-            store(keep(run, scale), run.path)
-            clean = "from nbdev.clean import nbdev_clean; nbdev_clean()"
-            subprocess.run([sys.executable, "-c", clean, "--fname", run.path], cwd=root, check=True)
+        if run.error:
+            continue
+        if [cell.source for cell in nbformat.read(run.path, 4).cells] != [cell.source for cell in run.notebook.cells]:
+            print(f"{run.path.name} was edited while it ran; its outputs are not stored", file=sys.stderr)
+            continue
+        store(keep(run, scale), run.path)
+        clean = "from nbdev.clean import nbdev_clean; nbdev_clean()"
+        subprocess.run([sys.executable, "-c", clean, "--fname", run.path], cwd=root, check=True)
     write_readme(root)
 
 # %% ../nbs/workbench/91_book.ipynb #cite

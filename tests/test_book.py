@@ -1,11 +1,18 @@
 """The run of the whole book: every chapter at tiny, the table, the site; and what happens where a chapter fails."""
 
+import json
 import re
+import shutil
+import threading
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import nbformat
 import pytest
+from selenium import webdriver
+from selenium.webdriver.support.ui import WebDriverWait
 
 from nvs_book import book
 
@@ -81,6 +88,77 @@ def test_pages_hide_what_is_hidden_and_resolve_what_is_cited(built):
         assert "[@" not in re.sub(r"<code.*?</code>|<pre.*?</pre>", "", article, flags=re.S), page.name
     cameras = (site / "foundations" / "01_cameras.html").read_text(encoding="utf-8")
     assert re.search(r'href="\.\./api/cameras\.html#nvs_book\.cameras\.Camera"', cameras)
+
+
+# --- in a browser
+
+
+@pytest.fixture
+def browser():
+    "Chromium without a window; the test is skipped where there is none."
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    driver = shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("needs chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("headless=new", "no-sandbox", "disable-background-networking", "disable-component-update", "disable-sync"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
+
+
+@pytest.fixture
+def address(built):
+    "The built site, served."
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(built[1] / "site"))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def requested(browser) -> list[str]:
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    return [url for url in sent if not url.startswith(("data:", "blob:", "chrome:"))]
+
+
+WIDE = """const inside = e => { for (let p = e.parentElement; p; p = p.parentElement)
+    if (getComputedStyle(p).overflowX != 'visible' && p != document.body) return true; return false; };
+return [...document.querySelectorAll('.bd-article *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !inside(e))
+    .map(e => e.tagName + '.' + e.className)"""
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("book")
+@pytest.mark.parametrize("width", [390, 1300])
+def test_pages_in_a_browser(browser, address, width):
+    "Nothing is fetched from elsewhere, nothing is wider than the window, formulas are set, 3D figures drawn when scrolled to."
+    ask, size = browser.execute_script, {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+
+    def wait(condition):
+        WebDriverWait(browser, 60).until(lambda _: ask(f"return {condition}"))
+
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    for page in ("index", "foundations/01_cameras", "foundations/04_viewers", "methods/10_synsin", "api/cameras"):
+        browser.get(f"{address}/{page}.html")
+        wait("document.readyState == 'complete'")
+        wait("!document.querySelector('.math') || !!document.querySelector('mjx-container')")
+        assert ask(WIDE) == [], page
+        assert ask("return document.querySelectorAll('[data-mjx-error]').length") == 0, page
+        assert ask("return [...document.querySelectorAll('.cell_output img')].filter(i => !i.alt).length") == 0, page
+        if ask("return !!document.querySelector('.plotly-figure')"):
+            ask("document.querySelector('.plotly-figure').scrollIntoView()")
+            wait("!!document.querySelector('.plotly-figure[data-drawn] .main-svg')")
+    assert [url for url in requested(browser) if not url.startswith(address)] == []
+    assert [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
 # --- a small book that fails
@@ -183,6 +261,16 @@ display({"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "image/p
     row = "| [10 · A title](nbs/methods/10_good.ipynb)<br>It adds. | error 0.5 px | guessing 3.25 px |"
     assert row in (small / "README.md").read_text()
     assert book.readme_text(small) == (small / "README.md").read_text()
+
+
+def test_saving_never_overwrites_an_edit(small, capsys):
+    path = small / "nbs" / "methods" / "10_good.ipynb"
+    run = book.run_notebook(path, timeout=20)
+    (small / "README.md").write_text("{}\n{}\n".format(*book.README_MARKS))
+    edited = notebook(path, "x = 3  # newer").read_text()
+    book.save([run], small, "tiny")
+    assert path.read_text() == edited
+    assert "10_good.ipynb was edited while it ran" in capsys.readouterr().err
 
 
 # --- from notebook to page
