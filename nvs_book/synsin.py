@@ -4,11 +4,11 @@
 __all__ = ['MAX_CANDIDATES', 'ACCUMULATIONS', 'SCALES', 'NEAR', 'FAR', 'Fragments', 'depth_order', 'window_starts', 'candidates',
            'nearest_per_pixel', 'rasterize_box', 'rasterize_torch', 'rasterize_points', 'gather_hits', 'hit_weights',
            'WeightedGather', 'splat', 'project_to_fragments', 'render_points', 'conv_block', 'UNet',
-           'depth_from_logits', 'splat_view', 'SynSinOutput', 'SynSin', 'splat_loss', 'content_loss', 'synsin_loss',
-           'PatchDiscriminator', 'adversarial_losses', 'AdversarialSynSin', 'mean_depth_baseline', 'PoseUNet',
-           'weights_file', 'make_model', 'training_pairs', 'draw_pairs', 'image_loss', 'train', 'train_and_keep',
-           'rank_correlation', 'predict', 'depth_scores', 'load_synsin', 'EgocentricPrior', 'points_of_patches',
-           'egocentric_prior']
+           'depth_from_logits', 'hide_unknown', 'splat_view', 'SynSinOutput', 'SynSin', 'splat_loss', 'content_loss',
+           'synsin_loss', 'PatchDiscriminator', 'adversarial_losses', 'AdversarialSynSin', 'mean_depth_baseline',
+           'PoseUNet', 'weights_file', 'make_model', 'training_pairs', 'draw_pairs', 'image_loss', 'train',
+           'train_and_keep', 'rank_correlation', 'predict', 'depth_scores', 'load_synsin', 'EgocentricPrior',
+           'points_of_patches', 'egocentric_prior']
 
 # %% ../nbs/methods/10_synsin.ipynb #import-math
 import math
@@ -342,17 +342,26 @@ def depth_from_logits(
     "Sigmoid on inverse depth (eq. N2)."
     return 1 / (1 / far + torch.sigmoid(logits) * (1 / near - 1 / far))
 
-# %% ../nbs/methods/10_synsin.ipynb #splat-view
+# %% ../nbs/methods/10_synsin.ipynb #hide-unknown
+def hide_unknown(
+    points_world: Float[Tensor, "*b n 3"],  # metres; NaN where the depth is unknown
+    camera: Camera,  # that will look at them
+) -> Float[Tensor, "*b n 3"]:  # all finite
+    "Points of unknown place, put 1 m behind the camera: they are never drawn."
+    behind = camera.c2w[..., None, :3, 3] - camera.c2w[..., None, :3, 2]
+    return torch.where(points_world.isfinite().all(-1, keepdim=True), points_world, behind)
+
+
 def splat_view(
     features: Float[Tensor, "*b c h w"],  # of the source's pixels: colours, or what a network made
-    depth: Float[Tensor, "*b h w"],  # z-depth of the source's pixels, metres
+    depth: Float[Tensor, "*b h w"],  # z-depth of the source's pixels, metres; NaN is unknown
     camera_source: Camera,
     camera_target: Camera,
     radius: float = 1.5,  # pixels
     points_per_pixel: int = 8,  # K
-) -> tuple[Float[Tensor, "*b c H W"], Float[Tensor, "*b H W"]]:  # moved features (not divided by the coverage), coverage in 0 … 1
+) -> tuple[Float[Tensor, "*b c H W"], Float[Tensor, "*b H W"]]:  # moved, not divided by the coverage; coverage, 0 … 1
     "Unproject, move, splat: the renderer $\\pi$ of eq. N1."
-    points = camera_source.unproject(depth).flatten(-3, -2)
+    points = hide_unknown(camera_source.unproject(depth).flatten(-3, -2), camera_target)
     per_point = torch.cat([features, torch.ones_like(features[..., :1, :, :])], -3).flatten(-2).mT
     moved = render_points(points, per_point, camera_target, radius, points_per_pixel)
     return moved[..., :-1, :, :], moved[..., -1, :, :]
@@ -453,13 +462,13 @@ class SynSin(nn.Module):
         image: Float[Tensor, "*b 3 h w"],
         camera_source: Camera,
         camera_target: Camera,
-        depth: Float[Tensor, "*b h w"] | None = None,  # metres; None: predict it
+        depth: Float[Tensor, "*b h w"] | None = None,  # metres, NaN is unknown; None: predict it
     ) -> SynSinOutput:
         batch = _check_pair(image, camera_source, camera_target)
         image = image.expand(*batch, *image.shape[-3:])
         if depth is None:
             depth = self.predict_depth(image)
-        check_tensor("depth", depth, "... h w", h=camera_source.height, w=camera_source.width)
+        check_tensor("depth", depth, "... h w", finite=False, h=camera_source.height, w=camera_source.width)
         moved, coverage = self.splat_to(torch.cat([image, self.encode(image)], -3), depth, camera_source, camera_target)
         colour, features = moved[..., :3, :, :] / coverage.unsqueeze(-3).clamp(min=1e-3), moved[..., 3:, :, :]
         return SynSinOutput(self.refine(colour, features, coverage), depth, colour, features, coverage)
@@ -519,7 +528,7 @@ class PatchDiscriminator(nn.Module):
             nn.ModuleList(spectral_norm(nn.Conv2d(a, b, 4 if s == 2 else 3, s, 1)) for a, b, s in plan) for _ in range(scales)
         )
 
-    def forward(self, image: Float[Tensor, "n 3 h w"]) -> list[list[Tensor]]:  # feature maps of each net; the last one is the score
+    def forward(self, image: Float[Tensor, "n 3 h w"]) -> list[list[Tensor]]:  # maps of each net, the score last
         maps = []
         for net in self.nets:
             x, found = 2 * image - 1, []
@@ -610,7 +619,8 @@ def weights_file(name: str, seed: int, size: Scale | None = None) -> Path:
     "Where the weights of a run are kept in the package: `small` is what ships, `full` gets a name of its own."
     check_choice("name", name, ("synsin", "pose"))
     own = "_full" if size is not None and size.name == "full" else ""
-    return Path(nvs_book.__file__).parent / "weights" / f"{'synsin' if name == 'synsin' else 'synsin_pose'}{own}_{seed}.safetensors"
+    stem = {"synsin": "synsin", "pose": "synsin_pose"}[name] + own
+    return Path(nvs_book.__file__).parent / "weights" / f"{stem}_{seed}.safetensors"
 
 
 def make_model(name: str, size: Scale) -> nn.Module:
@@ -759,9 +769,11 @@ def points_of_patches(
     width: int,
 ) -> tuple[Float[Tensor, "*b n 3"], Float[Tensor, "*b 3 {height} {width}"]]:  # points_world (NaN where unknown), colours
     "One point and one colour for each patch: depth picked at its centre, colour averaged."
-    rows, columns = (((torch.arange(n, device=depth.device) + 0.5) * size / n).long() for n, size in zip((height, width), depth.shape[-2:]))
+    centres = [(torch.arange(n, device=depth.device) + 0.5) * size / n for n, size in zip((height, width), depth.shape[-2:])]
+    rows, columns = (c.long() for c in centres)
     picked = depth[..., rows[:, None], columns]
-    colour = F.adaptive_avg_pool2d(image.reshape(-1, *image.shape[-3:]), (height, width)).reshape(*image.shape[:-2], height, width)
+    colour = F.adaptive_avg_pool2d(image.reshape(-1, *image.shape[-3:]), (height, width))
+    colour = colour.reshape(*image.shape[:-2], height, width)
     return camera.resized(height, width).unproject(picked).flatten(-3, -2), colour
 
 # %% ../nbs/methods/10_synsin.ipynb #egocentric-prior
@@ -782,8 +794,7 @@ def egocentric_prior(
     check_same(image=image, features=features, depth=depth)
     ego = camera_ego.resized(*(size or (h, w)))
     points, colour = points_of_patches(image, depth, camera_exo, h, w)
-    behind = (ego.c2w[..., :3, 3] - ego.c2w[..., :3, 2])[..., None, :]  # 1 m behind the ego camera: never drawn
-    points = torch.where(points.isfinite().all(-1, keepdim=True), points, behind)
+    points = hide_unknown(points, ego)
     maps = [colour, features, torch.ones_like(colour[..., :1, :, :])]
     carried = torch.cat([x.expand(*batch, *x.shape[-3:]) for x in maps], -3).flatten(-2).mT
     moved = render_points(points.expand(*batch, *points.shape[-2:]), carried, ego, radius, points_per_pixel)
