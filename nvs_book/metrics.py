@@ -42,7 +42,7 @@ def _at_least_float32(x: Tensor) -> Tensor:
 # %% ../nbs/foundations/03_metrics.ipynb #check-image
 def _check_image(
     name: str,  # the argument's name
-    image: Float[Tensor, "*b 3 h w"],  # in [0, data_range]
+    image: Float[Tensor, "*#b 3 h w"],  # in [0, data_range]
     data_range: float = 1.0,  # the largest value an image can have
     smallest: int = 1,  # height and width must be at least this, pixels
     **sizes: int,  # h, w when they are known already
@@ -58,8 +58,8 @@ def _check_image(
 
 
 def _comparable_images(
-    image_pred: Float[Tensor, "*b 3 h w"],  # made, in [0, data_range]
-    image_true: Float[Tensor, "*b 3 h w"],  # real, in [0, data_range]
+    image_pred: Float[Tensor, "*#b 3 h w"],  # made, in [0, data_range]
+    image_true: Float[Tensor, "*#b 3 h w"],  # real, in [0, data_range]
     data_range: float = 1.0,  # the largest value an image can have
     smallest: int = 1,  # height and width must be at least this, pixels
 ) -> tuple[Float[Tensor, "*b 3 h w"], Float[Tensor, "*b 3 h w"]]:  # the two, on common leading dimensions
@@ -73,8 +73,8 @@ def _comparable_images(
 
 # %% ../nbs/foundations/03_metrics.ipynb #pixel-mean
 def _pixel_mean(
-    values: Float[Tensor, "*b h w"],  # one number a pixel
-    mask: Bool[Tensor, "*b h w"] | None,  # True where a pixel counts; None: all do
+    values: Float[Tensor, "*#b h w"],  # one number a pixel
+    mask: Bool[Tensor, "*#b h w"] | None,  # True where a pixel counts; None: all do
 ) -> Float[Tensor, "*b"]:  # the mean over the pixels that count
     "Mean over the last two dimensions, of the pixels in the mask."
     if mask is None:
@@ -90,9 +90,9 @@ def _pixel_mean(
 
 # %% ../nbs/foundations/03_metrics.ipynb #psnr
 def psnr(
-    image_pred: Float[Tensor, "*b 3 h w"],  # made, in [0, data_range]
-    image_true: Float[Tensor, "*b 3 h w"],  # real, in [0, data_range]
-    mask: Bool[Tensor, "*b h w"] | None = None,  # True where a pixel counts; None: all do
+    image_pred: Float[Tensor, "*#b 3 h w"],  # made, in [0, data_range]
+    image_true: Float[Tensor, "*#b 3 h w"],  # real, in [0, data_range]
+    mask: Bool[Tensor, "*#b h w"] | None = None,  # True where a pixel counts; None: all do
     data_range: float = 1.0,  # L, the largest value an image can have
 ) -> Float[Tensor, "*b"]:  # dB, higher is better; infinite for identical images
     "Peak signal-to-noise ratio of each image (eq. 2), over the pixels in the mask."
@@ -102,8 +102,8 @@ def psnr(
 
 # %% ../nbs/foundations/03_metrics.ipynb #ssim-map
 def ssim_map(
-    image_pred: Float[Tensor, "*b 3 h w"],  # made, in [0, data_range]
-    image_true: Float[Tensor, "*b 3 h w"],  # real, in [0, data_range]
+    image_pred: Float[Tensor, "*#b 3 h w"],  # made, in [0, data_range]
+    image_true: Float[Tensor, "*#b 3 h w"],  # real, in [0, data_range]
     data_range: float = 1.0,  # L, the largest value an image can have
 ) -> Float[Tensor, "*b 3 h w"]:  # in [-1, 1], a number a pixel and channel; the border mirrored
     "Structural similarity around every pixel (eq. 4)."
@@ -115,9 +115,9 @@ def ssim_map(
 
 # %% ../nbs/foundations/03_metrics.ipynb #ssim
 def ssim(
-    image_pred: Float[Tensor, "*b 3 h w"],  # made, in [0, data_range]
-    image_true: Float[Tensor, "*b 3 h w"],  # real, in [0, data_range]
-    mask: Bool[Tensor, "*b h w"] | None = None,  # True where a pixel counts; None: all do
+    image_pred: Float[Tensor, "*#b 3 h w"],  # made, in [0, data_range]
+    image_true: Float[Tensor, "*#b 3 h w"],  # real, in [0, data_range]
+    mask: Bool[Tensor, "*#b h w"] | None = None,  # True where a pixel counts; None: all do
     data_range: float = 1.0,  # L, the largest value an image can have
     border: str = "reflect",  # "reflect": mirrored, as torchmetrics; "crop": whole windows only, as the original and scikit-image
 ) -> Float[Tensor, "*b"]:  # in [-1, 1], higher is better; 1 for identical images
@@ -243,8 +243,8 @@ def _vgg16_for(images: Tensor, weights: str | Path | None, net: nn.Module | None
 
 # %% ../nbs/foundations/03_metrics.ipynb #lpips
 def lpips(
-    image_pred: Float[Tensor, "*b 3 h w"],  # made, in [0, 1]
-    image_true: Float[Tensor, "*b 3 h w"],  # real, in [0, 1]
+    image_pred: Float[Tensor, "*#b 3 h w"],  # made, in [0, 1]
+    image_true: Float[Tensor, "*#b 3 h w"],  # real, in [0, 1]
     weights: str | Path | None = None,  # VGG16's file or folder; None: the caches of this machine
     net: VGG16 | None = None,  # a network of your own in place of the one from disk
 ) -> Float[Tensor, "*b"]:  # at least 0, lower is better
@@ -270,8 +270,8 @@ def _l2_pool(
 
 # %% ../nbs/foundations/03_metrics.ipynb #dists
 def dists(
-    image_pred: Float[Tensor, "*b 3 h w"],  # made, in [0, 1]
-    image_true: Float[Tensor, "*b 3 h w"],  # real, in [0, 1]
+    image_pred: Float[Tensor, "*#b 3 h w"],  # made, in [0, 1]
+    image_true: Float[Tensor, "*#b 3 h w"],  # real, in [0, 1]
     weights: str | Path | None = None,  # VGG16's file or folder; None: the caches of this machine
     net: VGG16 | None = None,  # a network of your own in place of the one from disk
 ) -> Float[Tensor, "*b"]:  # 0 for identical images, lower is better
@@ -322,8 +322,8 @@ def _clip_vectors(network: Any, processor: Any, **what: list) -> Float[Tensor, "
 # %% ../nbs/foundations/03_metrics.ipynb #clip-score
 @torch.no_grad()
 def clip_score(
-    image: Float[Tensor, "*b 3 h w"],  # in [0, 1]
-    other: str | Sequence[str] | Float[Tensor, "*b 3 hh ww"],  # one caption for all, one for each image, or images
+    image: Float[Tensor, "*#b 3 h w"],  # in [0, 1]
+    other: str | Sequence[str] | Float[Tensor, "*#b 3 hh ww"],  # one caption for all, one for each image, or images
     model: str | Path | tuple[Any, Any] = "openai/clip-vit-base-patch16",  # folder, cached name, or (CLIPModel, CLIPProcessor)
 ) -> Float[Tensor, "*b"]:  # 0 to 100, higher is better
     "100 times the cosine between CLIP's vectors, at least 0 (eq. 7)."
@@ -364,7 +364,7 @@ def _nearest_tree(points_from: Float[Tensor, "b n 3"], points_to: Float[Tensor, 
     return torch.stack(found) if found else points_from.new_zeros(points_from.shape[:2], dtype=torch.long)
 
 # %% ../nbs/foundations/03_metrics.ipynb #clouds
-def _clouds(**clouds: Float[Tensor, "*b n 3"]) -> list[Float[Tensor, "*b n 3"]]:
+def _clouds(**clouds: Float[Tensor, "... 3"]) -> list[Float[Tensor, "... 3"]]:
     "Point clouds, by their argument's name, that may be compared: on common leading dimensions."
     for name, points in clouds.items():
         if check_tensor(name, points, "... n 3")["n"] == 0:
@@ -375,8 +375,8 @@ def _clouds(**clouds: Float[Tensor, "*b n 3"]) -> list[Float[Tensor, "*b n 3"]]:
 
 
 def nearest(
-    points_from: Float[Tensor, "*b n 3"],  # the points that ask, any frame
-    points_to: Float[Tensor, "*b m 3"],  # the points that are searched, the same frame
+    points_from: Float[Tensor, "*#b n 3"],  # the points that ask, any frame
+    points_to: Float[Tensor, "*#b m 3"],  # the points that are searched, the same frame
 ) -> Int[Tensor, "*b n"]:  # index into points_to, for each point that asks
     "Index of the nearest point, by a KD-tree on the CPU and by all distances on a GPU."
     points_from, points_to = _clouds(points_from=points_from, points_to=points_to)
@@ -387,8 +387,8 @@ def nearest(
 
 # %% ../nbs/foundations/03_metrics.ipynb #squared-distances
 def _squared_distances(
-    points_from: Float[Tensor, "*b n 3"],  # metres
-    points_to: Float[Tensor, "*b m 3"],  # metres
+    points_from: Float[Tensor, "*#b n 3"],  # metres
+    points_to: Float[Tensor, "*#b m 3"],  # metres
 ) -> Float[Tensor, "*b n"]:  # m², with gradients to both clouds
     "Squared distance of each point to the nearest point of the other cloud."
     neighbours = torch.take_along_dim(points_to, nearest(points_from, points_to)[..., None], dim=-2)
@@ -396,8 +396,8 @@ def _squared_distances(
 
 
 def chamfer(
-    points_pred: Float[Tensor, "*b n 3"],  # made, metres, any frame
-    points_true: Float[Tensor, "*b m 3"],  # real, metres, the same frame
+    points_pred: Float[Tensor, "*#b n 3"],  # made, metres, any frame
+    points_true: Float[Tensor, "*#b m 3"],  # real, metres, the same frame
 ) -> Float[Tensor, "*b"]:  # m², lower is better
     "Chamfer distance: mean of squared nearest distances, both ways, summed (eq. 8)."
     pred, true = _clouds(points_pred=points_pred, points_true=points_true)
@@ -414,8 +414,8 @@ class FScore(NamedTuple):
 
 @torch.no_grad()
 def f_score(
-    points_pred: Float[Tensor, "*b n 3"],  # made, metres, any frame
-    points_true: Float[Tensor, "*b m 3"],  # real, metres, the same frame
+    points_pred: Float[Tensor, "*#b n 3"],  # made, metres, any frame
+    points_true: Float[Tensor, "*#b m 3"],  # real, metres, the same frame
     threshold: float,  # metres
 ) -> FScore:  # precision, recall and f, each 0 to 1, higher is better
     "Precision, recall and F-score at a distance threshold (eq. 9); counts have no gradient."
@@ -426,8 +426,8 @@ def f_score(
 
 # %% ../nbs/foundations/03_metrics.ipynb #mask-iou
 def mask_iou(
-    mask_pred: Bool[Tensor, "*b h w"],  # made silhouette
-    mask_true: Bool[Tensor, "*b h w"],  # real silhouette
+    mask_pred: Bool[Tensor, "*#b h w"],  # made silhouette
+    mask_true: Bool[Tensor, "*#b h w"],  # real silhouette
 ) -> Float[Tensor, "*b"]:  # 0 to 1, higher is better; 1 when both are empty
     "Intersection over union of each pair of masks (eq. 10)."
     size = check_mask("mask_true", mask_true, "... h w")
@@ -456,9 +456,9 @@ class DepthErrors:
 
 # %% ../nbs/foundations/03_metrics.ipynb #comparable-depths
 def _comparable_depths(
-    depth_pred: Float[Tensor, "*b h w"],  # metres, NaN where nothing is predicted
-    depth_true: Float[Tensor, "*b h w"],  # metres, NaN where unknown
-    mask: Bool[Tensor, "*b h w"] | None,  # True where a pixel counts
+    depth_pred: Float[Tensor, "*#b h w"],  # metres, NaN where nothing is predicted
+    depth_true: Float[Tensor, "*#b h w"],  # metres, NaN where unknown
+    mask: Bool[Tensor, "*#b h w"] | None,  # True where a pixel counts
     positive: bool,  # refuse predictions at or below zero
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # both depths, the mask of pixels asked for, and of those with a prediction
     "Two depth maps that may be compared, or an error that says why they may not."
@@ -485,9 +485,9 @@ def _comparable_depths(
 
 # %% ../nbs/foundations/03_metrics.ipynb #alignment
 def _alignment(
-    pred: Float[Tensor, "*b h w"],  # metres or, up to scale and shift, anything
-    true: Float[Tensor, "*b h w"],  # metres
-    given: Bool[Tensor, "*b h w"],  # the pixels that count
+    pred: Float[Tensor, "*#b h w"],  # metres or, up to scale and shift, anything
+    true: Float[Tensor, "*#b h w"],  # metres
+    given: Bool[Tensor, "*#b h w"],  # the pixels that count
     align: str,  # "none", "median", "scale" or "scale_shift"
 ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:  # scale and shift
     "Scale and shift that bring a prediction to the truth."
@@ -509,9 +509,9 @@ def _alignment(
 
 # %% ../nbs/foundations/03_metrics.ipynb #depth-errors
 def depth_errors(
-    depth_pred: Float[Tensor, "*b h w"],  # metres, NaN where nothing is predicted
-    depth_true: Float[Tensor, "*b h w"],  # metres, NaN where unknown
-    mask: Bool[Tensor, "*b h w"] | None = None,  # True where a pixel counts; None: wherever truth is known
+    depth_pred: Float[Tensor, "*#b h w"],  # metres, NaN where nothing is predicted
+    depth_true: Float[Tensor, "*#b h w"],  # metres, NaN where unknown
+    mask: Bool[Tensor, "*#b h w"] | None = None,  # True where a pixel counts; None: wherever truth is known
     align: str = "none",  # "none", "median", "scale" or "scale_shift" (least squares)
     min_depth: float = 1e-3,  # metres; aligned predictions are held at or above it
 ) -> DepthErrors:  # each field of the maps' leading shape
