@@ -1620,6 +1620,7 @@ def _draw_view(ax: Any, view: View, title: str, dots: Tensor = (), lines: Tensor
             ax.plot(*zip(*line), color=colour, lw=edge, solid_capstyle="round")
     ax.set(xlim=(0, width), ylim=(height, 0), xlabel="x (px)", ylabel="y (px)")
     ax.set_title(title, fontsize=10)
+    ax.grid(False)
 
 # %% ../nbs/foundations/02_scenes.ipynb #epipolar-check
 def epipolar_check(
