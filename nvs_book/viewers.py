@@ -764,13 +764,13 @@ def plot_epipolar(
 # %% ../nbs/foundations/04_viewers.ipynb #encode-png
 def encode_png(
     image: Float[Tensor, "*c h w"],  # (3, h, w), (1, h, w) or (h, w), in [0, 1]
-    height: int = 256,  # smaller pictures are enlarged by whole numbers until they are at least that high
+    height: int = 256,  # small pictures are enlarged by a whole number, up to that height
 ) -> bytes:  # a PNG file
     "A picture as a browser takes it, in a millisecond or two: losslessly, with the fastest compression."
     from PIL import Image
 
     array = (np.nan_to_num(image_array(image)).clip(0, 1) * 255 + 0.5).astype(np.uint8)
-    times = max(1, -(-height // array.shape[0]))
+    times = max(1, height // array.shape[0])
     if times > 1:
         array = array.repeat(times, 0).repeat(times, 1)
     buffer = io.BytesIO()
@@ -857,9 +857,9 @@ class Scrub:
             self._kept[key] = png
             for oldest in list(self._kept)[: -self.cache]:
                 del self._kept[oldest]
-        self.picture.value, self.picture.tooltip = png, self._label(self.value)
+        self.picture.value = png  # no tooltip: ipywidgets' front end fails on one for an image, which has no description
         self.seconds = time.perf_counter() - start
-        self.note.value = f"{1e3 * self.seconds:.0f} ms a redraw, {1 / self.seconds:.0f} a second"
+        self.note.value = f"{self._label(self.value)} (drawn in {1e3 * self.seconds:.0f} ms)"
 
     def _changed(self, change) -> None:
         try:
@@ -910,7 +910,7 @@ def scrub(
     frames: int = 4,  # pictures in the static filmstrip
     columns: int | None = None,  # of the filmstrip; None: one row
     cache: int = 64,  # pictures kept, so that going back costs nothing; 0: always call fn
-    height: int = 256,  # smaller pictures are enlarged by whole numbers until that high, screen pixels
+    height: int = 256,  # small pictures are enlarged by a whole number, up to that height, screen pixels
     **sliders,  # name=(min, max, step[, value]), a list of choices, a bool, or a widget; the first one is the filmstrip's
 ) -> Scrub:
     "A picture of a function with a control for each argument: live in JupyterLab, a filmstrip everywhere else."
@@ -926,7 +926,7 @@ def scrub(
     return Scrub(fn, controls, dict(units or {}), frames, columns, cache, height)
 
 # %% ../nbs/foundations/04_viewers.ipynb #video
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Video:
     "A video on disk that plays in a notebook; usable as a path."
 
@@ -939,11 +939,13 @@ class Video:
     def __fspath__(self) -> str:
         return str(self.path)
 
+    def __repr__(self) -> str:
+        return f"{self.path.name}: {self.frames} frames, {self.width}×{self.height}, {self.frames / self.fps:.1f} s"
+
     def _repr_html_(self, limit: int = 1_000_000) -> str:  # bytes that may go into a notebook
-        size = self.path.stat().st_size
-        label = f"{self.frames} frames, {self.width}×{self.height}, {self.frames / self.fps:.1f} s"
+        size, label = self.path.stat().st_size, repr(self)
         if size > limit:
-            return f"<p>{label}: <code>{self.path.name}</code>, {size / 1e6:.1f} MB, too large to be shown here.</p>"
+            return f"<p>{label}, {size / 1e6:.1f} MB, too large to be shown here.</p>"
         data = base64.b64encode(self.path.read_bytes()).decode()
         if self.path.suffix.lower() == ".gif":
             return f'<img alt="Animation: {label}" width="{max(self.width, 256)}" src="data:image/gif;base64,{data}">'

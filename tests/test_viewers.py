@@ -491,6 +491,7 @@ def test_png_is_lossless_enlarged_and_right_way_round():
     assert shown.shape == (20, 28, 3)
     np.testing.assert_array_equal(shown[::4, ::4], (image * 255 + 0.5).byte().permute(1, 2, 0).numpy())
     assert pixels_of(v.encode_png(image[:, :, :1], height=1)).shape == (5, 1, 3)
+    assert pixels_of(v.encode_png(random(3, 250, 30))).shape == (250, 30, 3)  # not doubled for the sake of six rows
     assert pixels_of(v.encode_png(torch.tensor([[0.0, 1.0], [2.0, -1.0]]), height=2))[..., 0].tolist() == [[0, 255], [255, 0]]
 
 
