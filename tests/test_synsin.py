@@ -28,6 +28,7 @@ from nvs_book.synsin import (
     predict,
     rank_correlation,
     render_points,
+    sharpen,
     splat_loss,
     splat_view,
     synsin_loss,
@@ -301,11 +302,26 @@ def test_training_lowers_the_loss():
     assert sum(loss[-5:]) < 0.9 * sum(loss[:5])
 
 
-def test_adversarial_training_runs_and_keeps_the_generator():
-    run = train("synsin", 0, tiny(adversarial=0.01))
+def test_sharpening_moves_the_refinement_only():
+    size = tiny(sharpen=3)
+    with seeded(0):
+        model = SynSin(size.channels, size.width)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    run = sharpen(model, 0, size)
     assert isinstance(run.ema, AdversarialSynSin) and {"fool", "judge"} <= set(run.record["curve"])
+    after = run.ema.synsin.state_dict()
+    moved = {k.split(".")[0] for k in before if not torch.equal(before[k], after[k])}
+    assert moved == {"refinement"}
+
+
+def test_image_loss_of_all_terms_together():
+    "Everything can also be trained at once, as in the paper."
+    model = AdversarialSynSin(SynSin(**SMALL), PatchDiscriminator(8), weight=0.1)
     batch = draw_pairs(training_pairs(tiny()), Step(number=0, batch_size=2, seed=0))
-    assert image_loss(run.ema, batch)[0].isfinite()
+    loss, parts = image_loss(model, batch)
+    torch.testing.assert_close(loss, parts["l1"] + 0.5 * parts["splat"] + 0.1 * parts["fool"] + parts["judge"])
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
 
 
 # -- what ships --------------------------------------------------------------------------------------------------------
