@@ -11,6 +11,7 @@ __all__ = ['FOCAL', 'CX', 'CY', 'CX_SHIFT', 'BASELINE', 'KINDS', 'View', 'stack_
 # %% ../nbs/foundations/02_scenes.ipynb #import-math
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import NamedTuple
@@ -502,7 +503,18 @@ class _Part(NamedTuple):
     depth: Tensor  # (v r,) z-depth, metres; NaN in an open sky
     pixel: Tensor  # (v,) size of a pixel at depth 1, metres
 
-# %% ../nbs/foundations/02_scenes.ipynb #trace-camera
+# %% ../nbs/foundations/02_scenes.ipynb #one-thread
+@contextmanager
+def _one_thread():
+    "Thousands of operations of a tenth of a millisecond: waiting for a second thread at each costs more than it brings."
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _trace_camera(scene: "ProceduralWorld", camera: Camera, steps: int, tolerance: float, most: int = 2 ** 16) -> Iterator[_Part]:
     "Trace a few views at a time (what stays in the cache is fast), after a look at where the cameras are."
     c2w, room = scene._per_world("camera", camera.c2w, 2), scene.sdf(camera.center)
@@ -572,6 +584,7 @@ class ProceduralWorld:
         return x if self.batched else x[None]
 
     @torch.no_grad()
+    @_one_thread()
     def trace(
         self,
         camera: Camera,  # metres; its batch starts with the worlds where there are several
@@ -588,6 +601,7 @@ class ProceduralWorld:
         return Surface(points, normals, depth, label < self.num_objects, label)
 
     @torch.no_grad()
+    @_one_thread()
     def render(
         self,
         camera: Camera,  # metres; its batch starts with the worlds where there are several
@@ -709,6 +723,7 @@ class PairDataset(_WorldDataset):
             raise ValueError(f"orbit_deg: expected 0 <= low <= high <= 180, got {orbit_deg}")
         self.orbit_deg = orbit_deg
 
+    @_one_thread()
     def batch(
         self,
         indices: Sequence[int],
@@ -746,6 +761,7 @@ class MultiViewDataset(_WorldDataset):
         check_number("views", views, minimum=1, integer=True), check_number("arc_deg", arc_deg, minimum=0, maximum=360)
         self.views, self.arc_deg = views, arc_deg
 
+    @_one_thread()
     def batch(
         self,
         indices: Sequence[int],
@@ -1642,7 +1658,7 @@ def epipolar_check(
     size = (3.3 * (1 + len(readings)), 2.7 * src.camera.height / src.camera.width + 0.9)
     figure = Figure(size, dpi=80, layout="constrained")
     axes = figure.subplots(1, 1 + len(readings), squeeze=False)[0]
-    _draw_view(axes[0], src, f"view {i}\n{len(matches[0])} matches in the pictures", xy.tolist())
+    _draw_view(axes[0], src, f"view {i}\n{len(matches[0])} matches", xy.tolist())
     for ax, name in zip(axes[1:], readings):
         a, b = _reread(src.camera, name), _reread(dst.camera, name)
         off = f"{epipolar_residual(a, b, *matches).median():.1f} px" if len(matches[0]) else "unknown"

@@ -18,6 +18,7 @@ from nvs_book.scenes import (
     ProceduralWorld,
     View,
     ViewFolder,
+    _in_front,
     distort,
     epipolar_check,
     epipolar_residual,
@@ -639,6 +640,15 @@ def test_mixed_sizes_ask_for_resized(photos, tmp_path):
 # --- what bad input gets -------------------------------------------------------------------------------------
 
 
+def _clip_with(folder: Path, name: str) -> Path:
+    "A clip whose one frame is this file."
+    (folder / "clip").mkdir(exist_ok=True)
+    (folder / "clip" / name).write_bytes((folder / name).read_bytes())
+    row = [Path(name).stem, 1, 1, 0.5, 0.5, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]
+    (folder / "clip.txt").write_text("https://example.org/clip\n" + " ".join(map(str, row)) + "\n")
+    return folder / "clip.txt"
+
+
 def test_truncated_and_foreign_images_name_the_file(photos, tmp_path):
     file = save(tmp_path / "a.png", photos.image[0])
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
@@ -647,6 +657,11 @@ def test_truncated_and_foreign_images_name_the_file(photos, tmp_path):
     (tmp_path / "b.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")  # would start Ghostscript
     with pytest.raises(ValueError, match="b.png: expected an image"):
         read_image(tmp_path / "b.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "7.png", format="PPM")  # a format that is not on the list, whatever its name
+    with pytest.raises(ValueError, match="7.png: expected an image"):
+        read_image(tmp_path / "7.png")
+    with pytest.raises(ValueError, match="7.png: expected an image"):
+        read_realestate10k(_clip_with(tmp_path, "7.png"))  # and where only the header is read
     with pytest.raises(FileNotFoundError, match="c.png"):
         read_image(tmp_path / "c.png")
     Image.fromarray(np.full((4, 4), 30000, np.uint16)).save(tmp_path / "d.png")
@@ -844,6 +859,16 @@ def test_cameras_in_one_place_have_points_for_lines():
     )
 
 
+@pytest.mark.parametrize("depth_of_b, expected", [(1.0, 1.0), (8.0, 0.0)])
+def test_a_point_counts_only_in_front_of_both(depth_of_b, expected):
+    "Both look along z; the second stands before the point, or beyond it, and then sees it behind itself."
+    pose = torch.eye(4, dtype=torch.float64).repeat(2, 1, 1)
+    pose[1, :3, 3] = torch.tensor([0.5, 0.0, depth_of_b])
+    a, b = (Camera(intrinsics(50.0, 50.0, 30.0, 20.0, torch.float64), p, 40, 60) for p in pose)
+    point = torch.tensor([[0.3, 0.1, 3.0]], dtype=torch.float64)
+    assert _in_front(a, b, a.project(point)[0], b.project(point)[0]).tolist() == [expected]
+
+
 def test_residual_refuses_bad_arguments():
     a, b, _ = random_pair(1)
     xy = torch.zeros(5, 2, dtype=torch.float64)
@@ -926,6 +951,8 @@ def test_rectified_stereo_hides_the_axes_but_not_the_inversion():
         and scores["OpenGL axes"].in_front > 0.9
     )
     assert scores["inverted"].residual < 1 and scores["inverted"].in_front < 0.1
+    stored_inverted = [replace(v, camera=replace(v.camera, c2w=invert_pose(v.camera.c2w))) for v in half]
+    assert judge_poses(stored_inverted)[0].in_front > 0.9  # all lines fit alike: the side decides
 
 
 def test_pictures_without_texture(photos):
