@@ -139,6 +139,12 @@ def _reason(error: Exception, cell: NotebookNode | None, number: int, timeout: f
     return f"{where}{name}: {(text.strip().splitlines() or [''])[0][:200]}"
 
 
+def _missed_check(notebook: NotebookNode) -> str | None:
+    last = {check["name"]: check for check in _records(notebook, CHECK)}  # a chapter may show wrong answers before the right one
+    missed = [f"check {name}: {check['message']}" for name, check in last.items() if not check["passed"]]
+    return " ".join(missed[0].split()) if missed else None
+
+
 def run_notebook(
     path: Path,  # of a notebook
     timeout: float | None = 300,  # seconds a cell may take; None: any
@@ -166,9 +172,7 @@ def run_notebook(
         client.execute(**({"env": env} if env else {}))
     except (CellExecutionError, RuntimeError, OSError, TimeoutError) as problem:
         error = _reason(problem, at["cell"], at["cell_index"] + 1, timeout)
-    missed = [f"check {check['name']}: {check['message']}" for check in _records(notebook, CHECK) if not check["passed"]]
-    error = error or (" ".join(missed[0].split()) if missed else None)
-    return ChapterRun(Path(path), notebook, time.perf_counter() - start, error)
+    return ChapterRun(Path(path), notebook, time.perf_counter() - start, error or _missed_check(notebook))
 
 # %% ../nbs/workbench/91_book.ipynb #find-root
 PARTS = {

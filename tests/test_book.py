@@ -211,6 +211,10 @@ def test_check_that_is_not_passed_fails_the_chapter(tmp_path):
     bundle = {"application/vnd.nvs-book.check+json": record, "text/plain": "no"}
     missed = notebook(tmp_path / "10_missed.ipynb", f"from IPython.display import display\ndisplay({bundle!r}, raw=True)")
     assert book.run_notebook(missed, timeout=20).error == "check synsin.2: the mean was expected"
+    right = {"application/vnd.nvs-book.check+json": {**record, "passed": True}, "text/plain": "yes"}
+    put = "from IPython.display import display\n"
+    both = notebook(tmp_path / "10_both.ipynb", f"{put}display({bundle!r}, raw=True)", f"{put}display({right!r}, raw=True)")
+    assert book.run_notebook(both, timeout=20).error is None  # a wrong answer shown before the right one
 
 
 def test_kernel_that_dies_is_named(tmp_path):
