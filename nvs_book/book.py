@@ -4,9 +4,9 @@
 __all__ = ['DIRECTIVE', 'NOT_HERE', 'HEADLINE', 'CHECK', 'PARTS', 'README_MARKS', 'WIDGET', 'PLOTLY', 'CITATION', 'FIXED',
            'CODE_SPAN', 'INLINE_CODE', 'LINK', 'TAGS', 'directives', 'why_not_run', 'ChapterRun', 'read_run',
            'kernel_environment', 'run_notebook', 'find_root', 'find_chapters', 'choose', 'Progress', 'run_book',
-           'table_rows', 'text_table', 'results_table', 'readme_text', 'front_picture', 'write_readme', 'keepable',
-           'keep', 'store', 'save', 'Pages', 'exported_names', 'page_output', 'page_cell', 'page_notebook', 'contents',
-           'reference_page', 'module_of', 'write_sources', 'build_site', 'main']
+           'quantity', 'table_rows', 'text_table', 'results_table', 'readme_text', 'front_picture', 'write_readme',
+           'keepable', 'keep', 'store', 'save', 'Pages', 'exported_names', 'page_output', 'page_cell', 'page_notebook',
+           'contents', 'reference_page', 'module_of', 'write_sources', 'build_site', 'main']
 
 # %% ../nbs/workbench/91_book.ipynb #import-argparse
 import argparse
@@ -107,7 +107,8 @@ def _opening(notebook: NotebookNode) -> tuple[str, str]:
     match = re.search(r"^# +(.+?)\s*$\s*([^#]*)", text, re.M)
     if not match:
         return "", ""
-    paragraph = " ".join(match[2].strip().split("\n\n")[0].replace("> ", "").replace("**", "").split())
+    paragraph = re.sub(r"> |\*\*|\s*\[@[^]]*\]", "", match[2].strip().split("\n\n")[0])
+    paragraph = " ".join(paragraph.split())
     return match[1], re.split(r"(?<=[.!?])\s", paragraph)[0]
 
 
@@ -256,11 +257,13 @@ def run_book(
         return list(pool.map(run, paths))
 
 # %% ../nbs/workbench/91_book.ipynb #quantity
-def _quantity(label: str, value: object, unit: str) -> str:
-    if value is None:
-        return label
-    number = f"{value}" if not isinstance(value, float) else f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{label} {number} {unit}".strip()
+def quantity(
+    value: float,
+    unit: str,
+) -> str:
+    "A number with its unit, to three figures."
+    whole = float(value).is_integer() or abs(value) >= 1000
+    return f"{f'{value:,.0f}' if whole else f'{value:#.3g}'.rstrip('.')} {unit}".strip()
 
 
 def table_rows(
@@ -272,9 +275,8 @@ def table_rows(
         seconds = "" if run.seconds is None else f"{run.seconds:.1f}"
         facts = [("FAILED " + run.error, "")] if run.error else []
         for head in [] if run.error else run.headlines:
-            unit = head.get("unit") or ""
-            baseline = _quantity(head.get("baseline_label") or "", head.get("baseline"), unit)
-            facts.append((_quantity(head["label"], head["value"], unit), baseline))
+            against = quantity(head["baseline"], head["unit"])
+            facts.append((f"{head['label']} {quantity(head['value'], head['unit'])}", f"{head['baseline_label']} {against}"))
         for index, (result, baseline) in enumerate(facts or [("", "")]):
             rows.append((run.name, result, baseline, seconds) if index == 0 else ("", result, baseline, ""))
     return rows
@@ -298,8 +300,8 @@ def results_table(
     folder = Path(folder or os.environ.get("NVS_BOOK_EXECUTED") or find_root() / "nbs")
     lines = ["| chapter | result | to be compared with | time |", "|---|---|---|--:|"]
     for run in map(read_run, (path for path in find_chapters(folder) if path.parent.name != "exercises")):
-        rows = table_rows([run])
-        result, baseline = ("<br>".join(filter(None, (row[column] for row in rows))) for column in (1, 2))
+        result = "<br>".join(f"**{quantity(head['value'], head['unit'])}** {head['label']}" for head in run.headlines)
+        baseline = "<br>".join(f"{quantity(head['baseline'], head['unit'])} {head['baseline_label']}" for head in run.headlines)
         seconds = "" if run.seconds is None else f"{run.seconds:.0f} s"
         chapter = f"[{run.name[:2]} · {run.title}]({link}{run.path.relative_to(folder).as_posix()})"
         about = f"{chapter}<br>{run.summary}" if run.summary else chapter
@@ -462,22 +464,26 @@ def exported_names(
                 names |= {f"{module.split('.')[-1]}.{short}": full, short: full if names.get(short, full) == full else ""}
     return names
 
-# %% ../nbs/workbench/91_book.ipynb #plotly-html
-def _plotly_html(figure: dict, fallback: str | None) -> str:
+# %% ../nbs/workbench/91_book.ipynb #picture
+def _picture(png: str, alt: str) -> str:
+    return f'<img alt="{html.escape(alt)}" loading="lazy" src="data:image/png;base64,{png.strip()}">'
+
+
+def _plotly_html(figure: dict, still: str) -> str:
     height = int(figure.get("layout", {}).get("height") or 450)
     data = json.dumps({"data": figure["data"], "layout": figure.get("layout", {})}).replace("</", "<\\/")
-    still = f'<img alt="" loading="lazy" src="data:image/png;base64,{fallback.strip()}">' if fallback else ""
     return f'<div class="plotly-figure" style="height:{height}px">{still}<script type="application/json">{data}</script></div>'
 
 
 def _headline_html(head: dict) -> str:
-    value = html.escape(_quantity("", head["value"], head.get("unit") or ""))
-    against = html.escape(_quantity(head.get("baseline_label") or "", head.get("baseline"), head.get("unit") or ""))
-    return f'<div class="headline-card"><b>{value}</b> <span>{html.escape(head["label"])}</span> <i>{against}</i></div>'
+    value, against = (html.escape(quantity(head[name], head["unit"])) for name in ("value", "baseline"))
+    label, other = html.escape(head["label"]), html.escape(head["baseline_label"])
+    return f'<div class="headline-card"><b>{value}</b> <span>{label}</span> <i>{other}: {against}</i></div>'
 
 
 def page_output(
     output: NotebookNode,  # of a code cell
+    alt: str = "",  # what a screen reader says of a picture
 ) -> NotebookNode | None:
     "An output as the page shows it: figures to be drawn when scrolled to, widgets as pictures."
     live = WIDGET in output.get("data", {})
@@ -489,10 +495,11 @@ def page_output(
     if HEADLINE in data:
         output.data = NotebookNode({"text/html": _headline_html(data[HEADLINE])})
     elif PLOTLY in data:
-        output.data = NotebookNode({"text/html": _plotly_html(data[PLOTLY], data.get("image/png"))})
+        still = _picture(data["image/png"], alt) if "image/png" in data else ""
+        output.data = NotebookNode({"text/html": _plotly_html(data[PLOTLY], still)})
     elif live and "image/png" in data:
-        picture = f'<img alt="one position of the sliders" src="data:image/png;base64,{data["image/png"].strip()}">'
-        output.data = NotebookNode({"text/html": f'<div class="live-widget">{picture}<p>Sliders: live in JupyterLab.</p></div>'})
+        note = "<p>Sliders: live in JupyterLab.</p>"
+        output.data = NotebookNode({"text/html": f'<div class="live-widget">{_picture(data["image/png"], alt)}{note}</div>'})
     return output
 
 
@@ -513,9 +520,9 @@ def page_cell(
     found, code = directives(cell.source)
     if "hide" in found or not code.strip() or why_not_run(cell) == "writes the package":
         return []
-    outputs = [shown for output in cell.outputs if (shown := page_output(output))]
     caption = found.get("fig-cap", "").strip("\"'")
     alt = re.sub(r"[`*$\[\]]", "", caption or f"Figure to: {heading}")
+    outputs = [shown for output in cell.outputs if (shown := page_output(output, alt))]
     tags, looks = [TAGS[name] for name in found if name in TAGS], {"image": {"alt": alt}}
     if caption:
         looks["figure"] = {"caption": caption}

@@ -193,7 +193,7 @@ def test_failing_chapter_is_named_and_does_not_stop_the_others(small, capsys, mo
     code = book.main(["--root", str(small), "--no-site", "--jobs", "2"])
     table = capsys.readouterr().out
     assert code == 1
-    assert re.search(r"10_good +error 0\.5 px +guessing 3\.25 px +\d", table)
+    assert re.search(r"10_good +error 0\.500 px +guessing 3\.25 px +\d", table)
     assert re.search(r"11_bad +FAILED cell 3 \(step-3\): AssertionError: x is 2", table)
     executed = {path.stem: book.read_run(path) for path in book.find_chapters(small / "_build" / "book" / "executed")}
     assert list(executed) == ["10_good", "11_bad", "90_later"]
@@ -262,7 +262,7 @@ display({"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "image/p
     assert set(saved.cells[1].outputs[0].data) == {"image/png", "text/plain"}
     assert saved.cells[2].outputs == []
     assert saved.metadata["nvs_book"]["scale"] == "tiny"
-    row = "| [10 · A title](nbs/methods/10_good.ipynb)<br>It adds. | error 0.5 px | guessing 3.25 px |"
+    row = "| [10 · A title](nbs/methods/10_good.ipynb)<br>It adds. | **0.500 px** error | 3.25 px guessing |"
     assert row in (small / "README.md").read_text()
     assert book.readme_text(small) == (small / "README.md").read_text()
 
@@ -338,3 +338,11 @@ def test_page_output_makes_figures_lazy_and_widgets_still():
     still = book.page_output(nbformat.v4.new_output("display_data", {book.WIDGET: {}, "image/png": "aGk="}))
     assert "JupyterLab" in still.data["text/html"]
     assert "base64,aGk=" in still.data["text/html"]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "expected"),
+    [(27.003, "dB", "27.0 dB"), (1.1444e-5, "px", "1.14e-05 px"), (4817.2, "kB", "4,817 kB"), (12.0, "", "12")],
+)
+def test_quantity(value, unit, expected):
+    assert book.quantity(value, unit) == expected
