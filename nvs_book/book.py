@@ -650,7 +650,7 @@ def build_site(
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m nvs_book.book", description=main.__doc__)
     parser.add_argument("chapters", nargs="*", help="only these: beginnings of names, such as 10 or 10_synsin; default: all")
-    parser.add_argument("--jobs", type=int, help="chapters at the same time; default: 2, or 1 with --save, for undisturbed timings")
+    parser.add_argument("--jobs", type=int, help="chapters at the same time; default: 2, or 1 with --save, for timings")
     parser.add_argument("--timeout", type=float, help="seconds a cell may take; default: 300 at tiny, else any")
     parser.add_argument("--save", action="store_true", help="store the outputs in nbs/ and the results in README.md")
     parser.add_argument("--readme", action="store_true", help="only write the results that nbs/ holds into README.md")
