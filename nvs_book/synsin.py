@@ -3,16 +3,16 @@
 # %% auto #0
 __all__ = ['MAX_CANDIDATES', 'BACKENDS', 'ACCUMULATIONS', 'SCALES', 'NEAR', 'FAR', 'Fragments', 'rasterize_points_spec',
            'depth_order', 'window_starts', 'candidates', 'nearest_per_pixel', 'rasterize_box', 'halves',
-           'rasterize_torch', 'ndc_offsets', 'gather_hits', 'HitGradient', 'compiled', 'has_numba', 'in_threads',
-           'rasterize_numba', 'check_cloud', 'choose_backend', 'rasterize_pytorch3d', 'rasterize_points',
-           'opacity_by_distance', 'composite_weights', 'weights_torch', 'splat_spec', 'gather_sum', 'scatter_sum',
-           'hit_dots', 'GatherSum', 'flat_index', 'SplatNumba', 'splat', 'check_splat', 'check_weighting',
-           'hit_weights', 'project_to_fragments', 'render_points', 'points_of_view', 'conv_block', 'UNet',
-           'depth_from_logits', 'hide_unknown', 'splat_view', 'SynSinOutput', 'SynSin', 'splat_loss', 'content_loss',
-           'synsin_loss', 'PatchDiscriminator', 'adversarial_losses', 'AdversarialSynSin', 'mean_depth_baseline',
-           'PoseUNet', 'weights_file', 'make_model', 'training_pairs', 'draw_pairs', 'image_loss', 'train', 'sharpen',
-           'train_and_keep', 'rank_correlation', 'predict', 'depth_scores', 'load_synsin', 'EgocentricPrior',
-           'points_of_patches', 'egocentric_prior']
+           'rasterize_torch', 'ndc_offsets', 'gather_points', 'through', 'gather_hits', 'HitGradient', 'compiled',
+           'has_numba', 'in_threads', 'rasterize_numba', 'check_cloud', 'choose_backend', 'rasterize_pytorch3d',
+           'rasterize_points', 'opacity_by_distance', 'composite_weights', 'weights_torch', 'splat_spec', 'gather_sum',
+           'scatter_sum', 'hit_dots', 'GatherSum', 'flat_index', 'SplatNumba', 'splat', 'check_splat',
+           'check_weighting', 'hit_weights', 'project_to_fragments', 'render_points', 'points_of_view', 'conv_block',
+           'UNet', 'depth_from_logits', 'hide_unknown', 'splat_view', 'SynSinOutput', 'SynSin', 'splat_loss',
+           'content_loss', 'synsin_loss', 'PatchDiscriminator', 'adversarial_losses', 'AdversarialSynSin',
+           'mean_depth_baseline', 'PoseUNet', 'weights_file', 'make_model', 'training_pairs', 'draw_pairs',
+           'image_loss', 'train', 'sharpen', 'train_and_keep', 'rank_correlation', 'predict', 'depth_scores',
+           'load_synsin', 'EgocentricPrior', 'points_of_patches', 'egocentric_prior']
 
 # %% ../nbs/methods/10_synsin.ipynb #import-functools
 import functools
@@ -204,18 +204,30 @@ def ndc_offsets(
     return (half - xy) / scale, centres(width, height), centres(height, width), scale
 
 
+def gather_points(
+    values: Float[Tensor, "b n"],  # one number a point
+    idx: Int[Tensor, "b h w k"],  # the points of each pixel, -1 where there are fewer
+) -> Float[Tensor, "b h w k"]:  # the number of each hit; any where empty
+    "Look up each hit's number."
+    return values.flatten().index_select(0, through(idx, values.shape[1]).flatten()).view_as(idx)
+
+
+def through(
+    idx: Int[Tensor, "b h w k"],  # points, counted within each cloud; -1 where empty
+    n: int,  # points a cloud
+) -> Int[Tensor, "b h w k"]:  # the same, counted through; the cloud's first where empty
+    "Number the points of all clouds through."
+    return idx.clamp(0) + n * torch.arange(len(idx), device=idx.device)[:, None, None, None]
+
+
 def gather_hits(
     xy: Float[Tensor, "b n 2"],  # pixels
     z: Float[Tensor, "b n"],  # depth
     idx: Int[Tensor, "b h w k"],  # the points of each pixel, -1 where there are fewer
 ) -> tuple[Float[Tensor, "b h w k"], Float[Tensor, "b h w k"]]:  # depth and squared distance (pixels squared), -1 if empty
     "Depth and distance of the points that were found."
-    (num_images, height, width, _), n = idx.shape, z.shape[1]
-    ndc, x, y, scale = ndc_offsets(xy, height, width)
-    point = idx.clamp(0)
-    if num_images > 1:
-        point += n * torch.arange(num_images, device=z.device)[:, None, None, None]
-    u, v, depth = (p.flatten().index_select(0, point.flatten()).view_as(idx) for p in (*ndc.unbind(-1), z))
+    ndc, x, y, scale = ndc_offsets(xy, *idx.shape[1:3])
+    u, v, depth = (gather_points(values, idx) for values in (*ndc.unbind(-1), z))
     dist2 = u.sub_(x[:, None]).square_().add_(v.sub_(y[:, None, None]).square_()).mul_(scale**2)
     return depth.masked_fill_(idx < 0, -1), dist2.masked_fill_(idx < 0, -1)
 
@@ -232,16 +244,14 @@ class HitGradient(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_z_hit, grad_dist2):
         xy, idx = ctx.saved_tensors
-        (num_images, height, width, k), n = idx.shape, xy.shape[1]
-        slot = (idx >= 0).flatten().nonzero()[:, 0]
-        pixel = slot // k
-        point = idx.flatten()[slot] + pixel // (height * width) * n
-        ndc, x, y, scale = ndc_offsets(xy, height, width)
-        offset = torch.stack([x[pixel % width], y[pixel // width % height]], -1) - ndc.reshape(-1, 2)[point]
-        grad_offset = 2 * scale * offset * grad_dist2.flatten()[slot, None]
-        grad_xy = xy.new_zeros(num_images * n, 2).index_add_(0, point, grad_offset)
-        grad_z = xy.new_zeros(num_images * n).index_add_(0, point, grad_z_hit.flatten()[slot])
-        return grad_xy.view_as(xy), grad_z.view(num_images, n), None, None, None
+        ndc, x, y, scale = ndc_offsets(xy, *idx.shape[1:3])
+        point, empty = through(idx, xy.shape[1]).flatten(), idx < 0
+        pull = (2 * scale * grad_dist2).masked_fill_(empty, 0)
+        pull_x = (x[:, None] - gather_points(ndc[..., 0], idx)).mul_(pull)
+        pull_y = (y[:, None, None] - gather_points(ndc[..., 1], idx)).mul_(pull)
+        grads = pull_x, pull_y, grad_z_hit.masked_fill(empty, 0)
+        sums = [xy.new_zeros(xy.shape[:2]).view(-1).scatter_add_(0, point, g.flatten()).view(xy.shape[:2]) for g in grads]
+        return torch.stack(sums[:2], -1), sums[2], None, None, None
 
 # %% ../nbs/methods/10_synsin.ipynb #compiled
 @functools.cache
@@ -525,10 +535,11 @@ def weights_torch(
     tau: float,  # exponent
 ) -> Float[Tensor, "m k"]:  # 0 where empty
     "The weight of each hit, in plain torch."
-    alpha = opacity_by_distance(dist2, radius, tau).masked_fill(idx < 0, 0)
+    exact = dist2.double() if accumulation == "wsumnorm" else dist2  # at the rim it divides small differences by each other
+    alpha = opacity_by_distance(exact, radius, tau).masked_fill(idx < 0, 0)
     if accumulation == "alphacomposite":
         return composite_weights(alpha)
-    return alpha if accumulation == "wsum" else alpha / alpha.sum(-1, keepdim=True).clamp(1e-4)
+    return alpha if accumulation == "wsum" else (alpha / alpha.sum(-1, keepdim=True).clamp(1e-4)).to(dist2.dtype)
 
 # %% ../nbs/methods/10_synsin.ipynb #splat-spec
 def splat_spec(
@@ -604,7 +615,7 @@ class GatherSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         (features, idx, weights), (num_images, n, c) = ctx.saved_tensors, ctx.saved_tensors[0].shape
-        grad, flat, grad_features, grad_weights = grad.mT.reshape(-1, c), flat_index(idx, n), None, None
+        grad, flat, grad_features, grad_weights = grad.mT.contiguous().view(-1, c), flat_index(idx, n), None, None
         if ctx.needs_input_grad[0]:
             grad_features = scatter_sum(grad, flat, weights.flatten(0, 1), num_images * n).view_as(features)
         if ctx.needs_input_grad[2]:

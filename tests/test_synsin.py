@@ -343,12 +343,23 @@ def test_shipped_weights_beat_the_baselines_on_heldout_worlds(seed, heldout):
 
 
 def test_shipped_weights_are_small_and_recorded():
-    files = [weights_file(name, seed) for name in ("synsin", "pose") for seed in range(3)]
+    files = [weights_file(name, seed) for name in ("synsin", "pose") for seed in range(3)] + [weights_file("sharp", 0)]
     assert sum(f.stat().st_size for f in files) <= 5e6
     for file in files:
         record = load_record(file)
         assert {"config", "scale", "commit", "device", "seconds", "peak_memory_bytes", "curve", "weights_sha256"} <= set(record)
         assert record["config"]["seed"] == int(file.stem[-1])
+
+
+def test_the_sharpened_weights_differ_in_the_refinement_and_are_crisper(heldout):
+    plain, sharp = load_synsin(0), load_synsin(0, "sharp")
+    image = heldout.source.image[:4]
+    assert torch.equal(plain.predict_depth(image), sharp.predict_depth(image))
+    before, after, real = predict(plain, heldout).image, predict(sharp, heldout).image, heldout.target.image
+    edges = [x.diff(dim=-1).abs().mean() for x in (before, after, real)]
+    assert edges[0] < edges[1] < 1.2 * edges[2]
+    with pytest.raises(FileNotFoundError, match="synsin_sharp_1"):
+        load_synsin(1, "sharp")
 
 
 # -- 4Diff's prior -----------------------------------------------------------------------------------------------------
