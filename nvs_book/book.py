@@ -639,10 +639,14 @@ def build_site(
     jobs: int = 1,  # processes
 ) -> str | None:  # what Sphinx complained of, or None
     "Let Sphinx write the pages; a warning is an error."
-    shutil.rmtree(site, ignore_errors=True)
+    built = sources.parent / "html"  # myst-nb leaves a folder of its own beside it
+    shutil.rmtree(built, ignore_errors=True)
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-W", "--keep-going", "-j", str(jobs), "-E"]
-    folders = ["-d", sources.parent / "doctrees", "-c", root / "site", sources, site]
+    folders = ["-d", sources.parent / "doctrees", "-c", root / "site", sources, built]
     done = subprocess.run([*command, *folders], capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
+    shutil.rmtree(site, ignore_errors=True)
+    if built.exists():
+        shutil.copytree(built, site)
     log = (done.stderr + done.stdout).strip().replace(f"{sources}{os.sep}", "")
     return None if done.returncode == 0 else log or f"sphinx ended with {done.returncode}"
 
