@@ -38,6 +38,7 @@ from nvs_book.synsin import (
 )
 from nvs_book.training import Step, load_record, scale, seeded
 
+
 @pytest.fixture(autouse=True)
 def fixed_random_numbers():
     with seeded(0):
