@@ -1,6 +1,6 @@
 # make book · make test · make lab · make bench · make export · make clean
 # Another Python:              make book PYTHON=python3.12
-# A CPU-only torch on Linux:   make book PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+# Another build of torch:      make book PIP_EXTRA_INDEX_URL=… (PyTorch's own page names the index of its CPU-only build)
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 

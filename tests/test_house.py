@@ -191,7 +191,7 @@ def test_import_is_light(module):
 @pytest.mark.parametrize("module", MODULES)
 def test_module_imports_on_its_own(module):
     "With the library's own requirements: what belongs to an extra is imported where it is used."
-    extras = ("transformers", "numba", "trimesh", "accelerate", "hypothesis", "beartype", "pytorch3d", "torchvision")
+    extras = ("transformers", "numba", "accelerate", "hypothesis", "beartype", "pytorch3d", "torchvision")
     block = f"import sys; sys.modules.update(dict.fromkeys({extras!r}))"
     done = run("-c", f"{block}; import nvs_book.{module}")
     assert done.returncode == 0, done.stderr
