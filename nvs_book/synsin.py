@@ -4,12 +4,12 @@
 __all__ = ['MAX_CANDIDATES', 'BACKENDS', 'ACCUMULATIONS', 'SCALES', 'NEAR', 'FAR', 'Fragments', 'rasterize_points_spec',
            'depth_order', 'window_starts', 'candidates', 'nearest_per_pixel', 'rasterize_box', 'halves',
            'rasterize_torch', 'ndc_offsets', 'gather_points', 'through', 'gather_hits', 'HitGradient', 'compiled',
-           'has_numba', 'in_threads', 'rasterize_numba', 'check_cloud', 'choose_backend', 'rasterize_pytorch3d',
-           'rasterize_points', 'opacity_by_distance', 'composite_weights', 'weights_torch', 'splat_spec', 'gather_sum',
-           'scatter_sum', 'hit_dots', 'GatherSum', 'flat_index', 'SplatNumba', 'splat', 'check_splat',
-           'check_weighting', 'hit_weights', 'project_to_fragments', 'render_points', 'points_of_view', 'conv_block',
-           'UNet', 'depth_from_logits', 'hide_unknown', 'splat_view', 'SynSinOutput', 'SynSin', 'splat_loss',
-           'content_loss', 'synsin_loss', 'PatchDiscriminator', 'adversarial_losses', 'AdversarialSynSin',
+           'has_numba', 'in_threads', 'room_for', 'points_by_band', 'rasterize_numba', 'check_cloud', 'choose_backend',
+           'rasterize_pytorch3d', 'rasterize_points', 'opacity_by_distance', 'composite_weights', 'weights_torch',
+           'splat_spec', 'gather_sum', 'scatter_sum', 'hit_dots', 'GatherSum', 'flat_index', 'SplatNumba', 'splat',
+           'check_splat', 'check_weighting', 'hit_weights', 'project_to_fragments', 'render_points', 'points_of_view',
+           'conv_block', 'UNet', 'depth_from_logits', 'hide_unknown', 'splat_view', 'SynSinOutput', 'SynSin',
+           'splat_loss', 'content_loss', 'synsin_loss', 'PatchDiscriminator', 'adversarial_losses', 'AdversarialSynSin',
            'mean_depth_baseline', 'PoseUNet', 'weights_file', 'make_model', 'training_pairs', 'draw_pairs',
            'image_loss', 'train', 'sharpen', 'train_and_keep', 'rank_correlation', 'predict', 'depth_scores',
            'load_synsin', 'EgocentricPrior', 'points_of_patches', 'egocentric_prior']
@@ -300,6 +300,34 @@ def _list_bands(xy, z, height, width, side, shift, places, ids, counting):
                         ids[places[band]] = image * z.shape[1] + i
                     places[band] += 1
 
+# %% ../nbs/methods/10_synsin.ipynb #room-for
+def room_for(
+    shape: tuple[int, ...],  # of each array
+    *dtypes: type,  # one for each array, the largest first
+) -> list[np.ndarray]:  # uninitialised
+    "Several arrays in one block: numpy asks for huge pages from 4 MB on, and fresh small pages cost more than filling them."
+    sizes = [math.prod(shape) * np.dtype(dtype).itemsize for dtype in dtypes]
+    parts = np.split(np.empty(sum(sizes), np.uint8), np.cumsum(sizes)[:-1])
+    return [part.view(dtype).reshape(shape) for part, dtype in zip(parts, dtypes)]
+
+
+def points_by_band(
+    xy: Float[Tensor, "b n 2"],  # pixels
+    z: Float[Tensor, "b n"],  # depth
+    height: int,  # pixels
+    width: int,  # pixels
+    side: int,  # length of a point's window, pixels
+    shift: int,  # a band has 2**shift rows
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # the lists one after the other, where each begins, where it ends
+    "The points, counted through, that touch each band of pixel rows."
+    listing = compiled(_list_bands)
+    sizes = np.zeros(len(z) * (((height - 1) >> shift) + 1), np.int64)
+    listing(xy.numpy(), z.numpy(), height, width, side, shift, sizes, np.empty(0, np.int32), True)
+    ends = np.cumsum(sizes)
+    ids = np.empty(ends[-1], np.int32)
+    listing(xy.numpy(), z.numpy(), height, width, side, shift, ends - sizes, ids, False)
+    return ids, ends - sizes, ends
+
 # %% ../nbs/methods/10_synsin.ipynb #sort-band
 def _sort_band(bits, points, ids, near, keys, other, place):
     "Sort a list of points by the bits of their depth, 11 at a time (equals keep their order), and fetch them in that order."
@@ -371,37 +399,28 @@ def rasterize_numba(
     "Rasterize by bands of pixel rows: list the points of each, sort them by depth, append them to the pixels they touch."
     (num_images, n), side, dtype = z.shape, math.ceil(2 * radius), xy.numpy().dtype.type
     shift = max(3, (side - 1).bit_length())
-    per_image = ((height - 1) >> shift) + 1
-    count_or_list, sort_band, find_hits, write_hits = map(compiled, (_list_bands, _sort_band, _find_hits, _write_hits))
-    binning = xy.numpy(), z.numpy(), height, width, side, shift
-    sizes = np.zeros(num_images * per_image, np.int64)
-    count_or_list(*binning, sizes, np.empty(0, np.int32), True)
-    ends = np.cumsum(sizes)
-    ids = np.empty(ends[-1], np.int32)
-    count_or_list(*binning, ends - sizes, ids, False)
+    rows, per_image = 1 << shift, ((height - 1) >> shift) + 1
+    ids, begins, ends = points_by_band(xy, z, height, width, side, shift)
     ndc, u, v, scale = ndc_offsets(xy, height, width)
     points = torch.cat([xy, ndc, z[..., None]], -1).view(-1, 5).numpy()
     bits = z.flatten().view({4: torch.int32, 8: torch.int64}[z.element_size()]).numpy()
     x, y = (np.arange(size, dtype=dtype) + dtype(0.5) for size in (width, height))
-    out = [np.empty((num_images, height, width, points_per_pixel), t) for t in (np.int64, dtype, dtype)]
-    u, v = u.numpy(), v.numpy()
+    u, v, radius2, scale2 = u.numpy(), v.numpy(), dtype(radius**2), dtype(scale**2)
+    out = room_for((num_images, height, width, points_per_pixel), np.int64, dtype, dtype)
 
     def fill(first, last):
-        longest = sizes[first:last].max(initial=0)
-        near, keys, other = np.empty((longest, 5), dtype), np.empty((2, longest), bits.dtype), np.empty(longest, ids.dtype)
-        slots = np.empty((1 << shift, width, points_per_pixel + 1), np.uint32)
-        count, place = np.empty((1 << shift, width), np.uint32), np.empty(2048, np.int64)
+        longest = (ends - begins)[first:last].max(initial=0)
+        near, scratch = np.empty((longest, 5), dtype), (np.empty((2, longest), bits.dtype), np.empty(longest, ids.dtype))
+        found = np.empty((rows, width, points_per_pixel + 1), np.uint32), np.empty((rows, width), np.uint32)
         for band in range(first, last):
-            image, top = band // per_image, (band % per_image) << shift
-            bottom = min(top + (1 << shift), height)
-            mine = ids[ends[band] - sizes[band] : ends[band]]
-            if len(mine):
-                sort_band(bits, points, mine, near, keys, other, place)
+            (image, top), mine = divmod(band, per_image), ids[begins[band] : ends[band]]
+            here = slice(top * rows, min((top + 1) * rows, height))
+            slots, count = (part[: here.stop - here.start] for part in found)
             count[:] = 0
-            found = slots[: bottom - top], count[: bottom - top]
-            find_hits(near[: len(mine)], x, y[top:bottom], top, dtype(radius**2), side, *found)
-            target = (part[image, top:bottom] for part in out)
-            write_hits(near, mine, image * n, u, v[top:bottom], dtype(scale**2), *found, *target)
+            if len(mine):
+                compiled(_sort_band)(bits, points, mine, near, *scratch, np.empty(2048, np.int64))
+                compiled(_find_hits)(near[: len(mine)], x, y[here], here.start, radius2, side, slots, count)
+            compiled(_write_hits)(near, mine, image * n, u, v[here], scale2, slots, count, *(part[image, here] for part in out))
 
     in_threads(fill, num_images * per_image)
     return tuple(map(torch.from_numpy, out))
@@ -743,7 +762,8 @@ class SplatNumba(torch.autograd.Function):
     def forward(ctx, features, dist2, idx, radius, accumulation, tau):
         b, m, k = idx.shape
         arrays = [v.detach().numpy() for v in (features, dist2, idx)]
-        alphas, weights, image = (np.empty(s, arrays[0].dtype) for s in (dist2.shape, dist2.shape, (b, features.shape[2], m)))
+        alphas, weights = room_for(dist2.shape, arrays[1].dtype, arrays[1].dtype)
+        image = np.empty((b, features.shape[2], m), arrays[1].dtype)
         options = float(radius) ** 2, float(tau), ACCUMULATIONS.index(accumulation), float(np.finfo(alphas.dtype).tiny)
         flat = [v.reshape(-1, k) for v in (arrays[1], arrays[2], alphas, weights)]
 
