@@ -283,7 +283,9 @@ def pose_with(i, j, value):
     (intrinsics(1.1, 1.4, 0.5, 0.5), GOOD_POSE, r"K: .*divided by the image size"),
     (intrinsics(-60.0, 60.0, 32.0, 24.0), GOOD_POSE, r"K: .*focal lengths > 0"),
     (GOOD_K.T.contiguous(), GOOD_POSE, r"K: .*transposed"),
-    (intrinsics(60.0, 60.0, math.inf, 24.0), GOOD_POSE, r"K: .*infinite"),
+    (torch.tensor([[60.0, 0, math.inf], [0, 60, 24], [0, 0, 1]]), GOOD_POSE, r"K: .*infinite"),
+    (intrinsics(1.2, 1.2, -0.1, 0.5), GOOD_POSE, r"K: .*divided by the image size"),
+    (GOOD_K.to("meta"), GOOD_POSE, r"K, c2w: expected one device, got K meta, c2w cpu"),
     (GOOD_K.expand(2, 3, 3), GOOD_POSE.expand(3, 4, 4), r"K, c2w: .*K \(2,\), c2w \(3,\)"),
     (GOOD_K.double(), GOOD_POSE, r"K, c2w: expected one dtype"),
 ])
@@ -312,10 +314,56 @@ def test_a_wrong_camera_is_refused(K, c2w, message):
     (lambda c: stack_cameras([]), ValueError, "cameras"),
     (lambda c: relative_pose(torch.eye(4), torch.eye(4).double()), ValueError, "dtype"),
     (lambda c: resize_intrinsics(GOOD_K, (48, 64), (0, 64)), ValueError, "new"),
+    (lambda c: resize_intrinsics(GOOD_K.tolist(), (48, 64), (4, 64)), TypeError, "K"),
+    (lambda c: crop_intrinsics(GOOD_K, math.nan, 0), ValueError, "top"),
+    (lambda c: Camera(GOOD_K, GOOD_POSE, 48.0, 64), ValueError, "height: expected a whole number"),
+    (lambda c: c.unproject(torch.full((48, 64), math.inf)), ValueError, "depth"),
+    (lambda c: c.project(torch.zeros(5, 3, device="meta")), ValueError, "device"),
+    (lambda c: intrinsics(math.nan, 1.0, 1.0, 1.0), ValueError, "fx"),
+    (lambda c: intrinsics_from_fov(45, 0, 0), ValueError, "height"),
+    (lambda c: look_at(torch.rand(2, 3), torch.rand(3, 3) + 2), ValueError, r"eye \(2,\), target \(3,\)"),
+    (lambda c: spherical_pose(torch.ones(2), torch.ones(3), 0.0), ValueError, "radius"),
+    (lambda c: orbit(3, 1.0, target=(0.0, 0.0)), ValueError, "target"),
+    (lambda c: orbit(3, 1.0, target=(math.nan, 0.0, 0.0)), ValueError, "target"),
+    (lambda c: rays_through(c, torch.zeros(5, 2).double()), ValueError, "xy, camera: expected one dtype"),
+    (lambda c: rays_through(stack_cameras([c, c]), torch.zeros(3, 5, 2)), ValueError, r"xy \(3,\)"),
+    (lambda c: rays_through(None, torch.zeros(5, 2)), TypeError, "camera: expected a Camera, got NoneType"),
+    (lambda c: plucker(None), TypeError, "camera"),
+    (lambda c: to_pytorch3d(None), TypeError, "camera"),
+    (lambda c: epipolar_line(c, None, torch.zeros(5, 2)), TypeError, "dst"),
+    (lambda c: stack_cameras([c, None]), TypeError, r"cameras\[1\]"),
+    (lambda c: stack_cameras([c, c.to(torch.float64)]), ValueError, "dtype"),
+    (lambda c: stack_cameras([c, stack_cameras([c])]), ValueError, "batch shape"),
+    (lambda c: invert_pose(torch.eye(3)), ValueError, "pose"),
+    (lambda c: transform_points(torch.eye(4), [1.0, 2.0, 3.0]), TypeError, "points"),
+    (lambda c: opencv_from_opengl(torch.full((4, 4), math.nan)), ValueError, "c2w"),
+    (lambda c: opengl_from_opencv(torch.eye(3)), ValueError, "c2w"),
+    (lambda c: normalize_intrinsics(GOOD_K, 0, 64), ValueError, "height"),
+    (lambda c: denormalize_intrinsics(GOOD_K, 48, 64), ValueError, "looks like pixels"),
+    (lambda c: from_pytorch3d(**{**to_pytorch3d(c), "image_size": torch.ones(3)}), ValueError, "image_size"),
 ])
 def test_bad_input_names_the_argument(call, error, message):
     with pytest.raises(error, match=message):
         call(Camera(GOOD_K, GOOD_POSE, 48, 64))
+
+
+def test_rays_far_from_the_origin_stay_unit():
+    "A pose in map coordinates, 1e6 m from the origin: the rays are those of the same camera at the origin."
+    far = GOOD_POSE.clone()
+    far[0, 3] = 1e6
+    xy = pixel_grid(48, 64).reshape(-1, 2)
+    here, there = (rays_through(Camera(GOOD_K, pose, 48, 64), xy)[1] for pose in (GOOD_POSE, far))
+    torch.testing.assert_close(there, here, atol=1e-6, rtol=0)
+
+
+def test_a_quaternion_serves_many_translations():
+    c2w = from_colmap(torch.tensor([[1.0, 0, 0, 0]]).expand(2, 4), torch.zeros(3))
+    torch.testing.assert_close(c2w, torch.eye(4).expand(2, 4, 4))
+
+
+def test_an_empty_batch_is_a_batch():
+    none = Camera(GOOD_K.expand(0, 3, 3), GOOD_POSE, 48, 64)
+    assert none.unproject(torch.ones(0, 48, 64)).shape == (0, 48, 64, 3)
 
 
 def test_crop_moves_the_principal_point_only():

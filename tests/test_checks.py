@@ -34,7 +34,8 @@ def test_nan_is_let_through_on_request():
 
 @pytest.mark.parametrize("value, bounds, error", [
     (0, dict(minimum=0, exclusive=True), ValueError), (-1e-9, dict(minimum=0), ValueError), (11, dict(maximum=10), ValueError),
-    (2.5, dict(integer=True), ValueError), (float("nan"), {}, ValueError), (float("inf"), dict(minimum=0), ValueError),
+    (2.5, dict(integer=True), ValueError), (2.0, dict(integer=True), ValueError),
+    (float("nan"), {}, ValueError), (float("inf"), dict(minimum=0), ValueError),
     ("3", {}, TypeError), (True, {}, TypeError), (None, {}, TypeError),
 ])
 def test_check_number_refuses(value, bounds, error):
