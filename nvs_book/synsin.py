@@ -3,16 +3,16 @@
 # %% auto #0
 __all__ = ['MAX_CANDIDATES', 'BACKENDS', 'ACCUMULATIONS', 'SCALES', 'NEAR', 'FAR', 'Fragments', 'rasterize_points_spec',
            'depth_order', 'window_starts', 'candidates', 'nearest_per_pixel', 'rasterize_box', 'halves',
-           'rasterize_torch', 'ndc_offsets', 'gather_points', 'through', 'gather_hits', 'HitGradient', 'compiled',
+           'rasterize_torch', 'ndc_offsets', 'gather_points', 'flat_index', 'gather_hits', 'HitGradient', 'compiled',
            'has_numba', 'in_threads', 'room_for', 'points_by_band', 'rasterize_numba', 'check_cloud', 'choose_backend',
            'rasterize_pytorch3d', 'rasterize_points', 'opacity_by_distance', 'composite_weights', 'weights_torch',
-           'splat_spec', 'gather_sum', 'scatter_sum', 'hit_dots', 'GatherSum', 'flat_index', 'SplatNumba', 'splat',
-           'check_splat', 'check_weighting', 'hit_weights', 'project_to_fragments', 'render_points', 'points_of_view',
-           'conv_block', 'UNet', 'depth_from_logits', 'hide_unknown', 'splat_view', 'SynSinOutput', 'SynSin',
-           'splat_loss', 'content_loss', 'synsin_loss', 'PatchDiscriminator', 'adversarial_losses', 'AdversarialSynSin',
-           'mean_depth_baseline', 'PoseUNet', 'weights_file', 'make_model', 'training_pairs', 'draw_pairs',
-           'image_loss', 'train', 'sharpen', 'train_and_keep', 'rank_correlation', 'predict', 'depth_scores',
-           'load_synsin', 'EgocentricPrior', 'points_of_patches', 'egocentric_prior']
+           'splat_spec', 'gather_sum', 'scatter_sum', 'hit_dots', 'GatherSum', 'SplatNumba', 'splat', 'check_fragments',
+           'named_points', 'check_splat', 'check_weighting', 'hit_weights', 'check_seen', 'project_to_fragments',
+           'render_points', 'points_of_view', 'conv_block', 'UNet', 'depth_from_logits', 'hide_unknown', 'splat_view',
+           'SynSinOutput', 'SynSin', 'splat_loss', 'content_loss', 'synsin_loss', 'PatchDiscriminator',
+           'adversarial_losses', 'AdversarialSynSin', 'mean_depth_baseline', 'PoseUNet', 'weights_file', 'make_model',
+           'training_pairs', 'draw_pairs', 'image_loss', 'train', 'sharpen', 'train_and_keep', 'rank_correlation',
+           'predict', 'depth_scores', 'load_synsin', 'EgocentricPrior', 'points_of_patches', 'egocentric_prior']
 
 # %% ../nbs/methods/10_synsin.ipynb #import-functools
 import functools
@@ -27,17 +27,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from .cameras import Camera
-from .checks import check_choice, check_number, check_same, check_tensor
+from .checks import check_broadcast, check_choice, check_number, check_same, check_tensor
 from .scenes import View
 
 # %% ../nbs/methods/10_synsin.ipynb #fragments
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # == of tensors is a tensor
 class Fragments:
     "What a rasterizer found at each pixel: its K nearest points, nearest first; all three are -1 where there were fewer."
 
     idx: Int[Tensor, "*b h w k"]  # which point, counted within its own cloud
     z: Float[Tensor, "*b h w k"]  # its depth
-    dist2: Float[Tensor, "*b h w k"]  # squared distance of its centre to the pixel's centre, pixels squared
+    dist2: Float[Tensor, "*b h w k"]  # squared distance of its centre to the pixel's, px²; rounding takes one in 10^5 to radius²
 
     @property
     def covered(self) -> Bool[Tensor, "*b h w"]:
@@ -209,15 +209,16 @@ def gather_points(
     idx: Int[Tensor, "b h w k"],  # the points of each pixel, -1 where there are fewer
 ) -> Float[Tensor, "b h w k"]:  # the number of each hit; any where empty
     "Look up each hit's number."
-    return values.flatten().index_select(0, through(idx, values.shape[1]).flatten()).view_as(idx)
+    return values.flatten().index_select(0, flat_index(idx, values.shape[1]).clamp_(0).flatten()).view_as(idx)
 
 
-def through(
-    idx: Int[Tensor, "b h w k"],  # points, counted within each cloud; -1 where empty
+def flat_index(
+    idx: Int[Tensor, "b *m k"],  # points, counted within each cloud; -1 where empty
     n: int,  # points a cloud
-) -> Int[Tensor, "b h w k"]:  # the same, counted through; the cloud's first where empty
-    "Number the points of all clouds through."
-    return idx.clamp(0) + n * torch.arange(len(idx), device=idx.device)[:, None, None, None]
+) -> Int[Tensor, "b *m k"]:  # the same, counted through; -1 stays
+    "Number the points of a batch of clouds through."
+    first = n * torch.arange(len(idx), device=idx.device).view(-1, *[1] * (idx.ndim - 1))
+    return (idx + first).masked_fill_(idx < 0, -1)
 
 
 def gather_hits(
@@ -233,7 +234,7 @@ def gather_hits(
 
 # %% ../nbs/methods/10_synsin.ipynb #hitgradient
 class HitGradient(torch.autograd.Function):
-    "Gives depths and distances that were found their gradient with respect to the points."
+    "Gives depths and distances that were found their gradient with respect to the points; first derivatives only."
 
     @staticmethod
     def forward(ctx, xy, z, idx, z_hit, dist2):
@@ -245,7 +246,7 @@ class HitGradient(torch.autograd.Function):
     def backward(ctx, grad_z_hit, grad_dist2):
         xy, idx = ctx.saved_tensors
         ndc, x, y, scale = ndc_offsets(xy, *idx.shape[1:3])
-        point, empty = through(idx, xy.shape[1]).flatten(), idx < 0
+        point, empty = flat_index(idx, xy.shape[1]).clamp_(0).flatten(), idx < 0
         pull = (2 * scale * grad_dist2).masked_fill_(empty, 0)
         pull_x = (x[:, None] - gather_points(ndc[..., 0], idx)).mul_(pull)
         pull_y = (y[:, None, None] - gather_points(ndc[..., 1], idx)).mul_(pull)
@@ -457,9 +458,10 @@ BACKENDS = ("auto", "torch", "numba", "pytorch3d")
 def choose_backend(
     backend: str,  # what was asked for
     tensor: Tensor,  # what it is to work on
+    choices: tuple[str, ...] = BACKENDS,  # what there is
 ) -> str:  # "torch", "numba" or "pytorch3d"
     "The loops compiled with numba where they can run (CPU, numba installed), else plain torch."
-    check_choice("backend", backend, BACKENDS)
+    check_choice("backend", backend, choices)
     if backend == "auto":
         return "numba" if tensor.device.type == "cpu" and has_numba() else "torch"
     if backend == "numba" and tensor.device.type != "cpu":
@@ -621,34 +623,26 @@ def hit_dots(
 
 # %% ../nbs/methods/10_synsin.ipynb #gathersum
 class GatherSum(torch.autograd.Function):
-    "`gather_sum` with its gradients, one image after the other laid out as (c, pixels)."
+    "`gather_sum` with its gradients (first derivatives only), one image after the other laid out as (c, pixels)."
 
     @staticmethod
     def forward(ctx, features, idx, weights):
         ctx.save_for_backward(features, idx, weights)
         num_images, n, c = features.shape
-        image = gather_sum(features.view(-1, c), flat_index(idx, n), weights.flatten(0, 1))
+        image = gather_sum(features.view(-1, c), flat_index(idx, n).flatten(0, 1), weights.flatten(0, 1))
         return image.view(num_images, -1, c).mT.contiguous()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         (features, idx, weights), (num_images, n, c) = ctx.saved_tensors, ctx.saved_tensors[0].shape
-        grad, flat, grad_features, grad_weights = grad.mT.contiguous().view(-1, c), flat_index(idx, n), None, None
+        grad, flat = grad.mT.contiguous().view(-1, c), flat_index(idx, n).flatten(0, 1)
+        grad_features, grad_weights = None, None
         if ctx.needs_input_grad[0]:
             grad_features = scatter_sum(grad, flat, weights.flatten(0, 1), num_images * n).view_as(features)
         if ctx.needs_input_grad[2]:
             grad_weights = hit_dots(grad, features.view(-1, c), flat).view_as(weights)
         return grad_features, None, grad_weights
-
-
-def flat_index(
-    idx: Int[Tensor, "b m k"],  # points, counted within each cloud
-    n: int,  # points a cloud
-) -> Int[Tensor, "bm k"]:  # the same, counted through
-    "Number the points of a batch of clouds through; -1 stays."
-    first = n * torch.arange(len(idx), device=idx.device)[:, None, None]
-    return torch.where(idx >= 0, idx + first, -1).flatten(0, 1)
 
 # %% ../nbs/methods/10_synsin.ipynb #weigh
 def _weigh(dist2, idx, radius2, tau, mode, tiny, alphas, weights):
@@ -756,7 +750,7 @@ def _sum_scatter(idx, weights, grad, first, last, features):
 
 # %% ../nbs/methods/10_synsin.ipynb #splatnumba
 class SplatNumba(torch.autograd.Function):
-    "Weights and compositing in compiled loops, with their gradients."
+    "Weights and compositing in compiled loops, with their gradients; first derivatives only."
 
     @staticmethod
     def forward(ctx, features, dist2, idx, radius, accumulation, tau):
@@ -805,10 +799,10 @@ def splat(
     accumulation: str = "alphacomposite",  # "alphacomposite" (soft z-buffer), "wsum" or "wsumnorm"
     tau: float = 1.0,  # exponent of the opacity
     backend: str = "auto",  # "auto", "torch" or "numba"
-) -> Float[Tensor, "*b c h w"]:  # 0 where no point was found; gradients reach features and dist2
+) -> Float[Tensor, "*b c h w"]:  # 0 where no point was found; gradients (first derivatives only) reach features and dist2
     "The features of the points, composited at every pixel (eq. 3)."
     n, c = check_splat(features, fragments, radius, accumulation, tau)
-    backend = choose_backend(backend, features)
+    backend = choose_backend(backend, features, BACKENDS[:3])
     *batch, height, width, k = fragments.idx.shape
     if not n or not math.prod(batch) or not c:
         return features.sum() * 0 + features.new_zeros(*batch, c, height, width)
@@ -822,6 +816,41 @@ def splat(
     return image.view(*batch, c, height, width)
 
 
+def check_fragments(
+    fragments: Fragments,  # what came
+) -> None:
+    "Refuse what a rasterizer does not return: other types, tensors whose shapes differ or that are on two devices."
+    if not isinstance(fragments, Fragments):
+        raise TypeError(f"fragments: expected Fragments, as `rasterize_points` returns them, got {type(fragments).__name__}")
+    parts = {name: getattr(fragments, name) for name in ("idx", "z", "dist2")}
+    for name in ("z", "dist2"):
+        check_tensor(f"fragments.{name}", parts[name], "... h w k", finite=False)
+    if getattr(fragments.idx, "dtype", None) not in (torch.int32, torch.int64):
+        came = getattr(fragments.idx, "dtype", type(fragments.idx).__name__)
+        raise TypeError(f"fragments.idx: expected a tensor of int32 or int64, got {came}")
+    for what in ("shape", "device"):
+        found = {name: tuple(v.shape) if what == "shape" else str(v.device) for name, v in parts.items()}
+        if len(set(found.values())) > 1:
+            raise ValueError(f"fragments: expected one {what}, got {', '.join(f'{n} {v}' for n, v in found.items())}")
+    if 0 in fragments.idx.shape[-3:]:
+        raise ValueError(f"fragments: expected height, width and K of at least 1, got shape {tuple(fragments.idx.shape)}")
+
+
+def named_points(
+    fragments: Fragments,  # of one shape
+) -> int:  # 1 + the largest index
+    "How many points fragments speak of; refuses other negative numbers than -1, and hits without a finite distance."
+    if not fragments.idx.numel():
+        return 0
+    idx, dist2 = fragments.idx, fragments.dist2.detach()
+    low, high, total = torch.stack([v.double() for v in (*idx.aminmax(), dist2.sum())]).tolist()  # one wait for the device
+    if low < -1:
+        raise ValueError(f"fragments.idx: expected a point's number, or -1 where there is none, got {int(low)}")
+    if not math.isfinite(total) and (bad := int((~dist2.isfinite() & (idx >= 0)).sum())):  # a sum costs less than isfinite
+        raise ValueError(f"fragments.dist2: expected finite numbers where idx >= 0, got {bad} NaN or infinite")
+    return int(high) + 1
+
+
 def check_splat(
     features: Float[Tensor, "*b n c"],  # one vector a point
     fragments: Fragments,  # what the rasterizer found
@@ -830,15 +859,15 @@ def check_splat(
     tau: float,  # exponent
 ) -> tuple[int, int]:  # n, c
     "Refuse what cannot be splatted."
+    check_fragments(fragments)
     sizes = check_tensor("features", features, "... n c", finite=False)
-    check_same(features=features, dist2=fragments.dist2)
+    check_same(features=features, fragments=fragments.dist2)
     check_tensor("features", features, "... n c")
     check_weighting(radius, accumulation, tau)
     batch = tuple(fragments.idx.shape[:-3])
     if tuple(features.shape[:-2]) != batch:
         raise ValueError(f"features: expected batch dimensions {batch} like the fragments', got {tuple(features.shape[:-2])}")
-    named = int(fragments.idx.max()) + 1 if fragments.idx.numel() else 0
-    if named > sizes["n"]:
+    if (named := named_points(fragments)) > sizes["n"]:
         raise ValueError(f"features: expected the fragments' points, at least {named}, got {sizes['n']}")
     return sizes["n"], sizes["c"]
 
@@ -861,12 +890,28 @@ def hit_weights(
     tau: float = 1.0,  # exponent of the opacity
 ) -> Float[Tensor, "*b h w k"]:  # 0 where empty; under "alphacomposite" their sum is the pixel's opacity
     "What each hit contributes to its pixel."
+    check_fragments(fragments)
+    named_points(fragments)
     check_weighting(radius, accumulation, tau)
     k = fragments.idx.shape[-1]
     flat = fragments.dist2.reshape(-1, k), fragments.idx.reshape(-1, k)
     return weights_torch(*flat, radius, accumulation, tau).view_as(fragments.dist2)
 
-# %% ../nbs/methods/10_synsin.ipynb #project-to-fragments
+# %% ../nbs/methods/10_synsin.ipynb #check-seen
+def check_seen(
+    camera: Camera,  # what looks at them
+    **clouds: Float[Tensor, "*b n c"],  # named: points, and what they carry
+) -> torch.Size:  # their common batch shape
+    "Refuse what a camera cannot look at; that the numbers are finite is asked where they are used."
+    if not isinstance(camera, Camera):
+        raise TypeError(f"camera: expected a Camera, got {type(camera).__name__}")
+    sizes = {}
+    for name, value in clouds.items():
+        sizes = check_tensor(name, value, "... n 3" if name == "points_world" else "... n c", finite=False, **sizes)
+    check_same(**clouds, camera=camera.K)
+    return check_broadcast(**{name: value.shape[:-2] for name, value in clouds.items()}, camera=camera.batch_shape)
+
+
 def project_to_fragments(
     points_world: Float[Tensor, "*b n 3"],  # metres
     camera: Camera,  # where to look from; one, or as many as there are clouds
@@ -875,7 +920,7 @@ def project_to_fragments(
     backend: str = "auto",  # as for `rasterize_points`
 ) -> Fragments:  # at the camera's size
     "Project points into a camera and rasterize them there."
-    batch = torch.broadcast_shapes(points_world.shape[:-2], camera.batch_shape)
+    batch = check_seen(camera, points_world=points_world)
     xy, z = camera.project(points_world.expand(*batch, *points_world.shape[-2:]))
     return rasterize_points(xy, z, camera.height, camera.width, radius, points_per_pixel, backend)
 
@@ -892,11 +937,8 @@ def render_points(
     backend: str = "auto",  # as for `rasterize_points`
 ) -> Float[Tensor, "*b c h w"]:  # 0 where no point was found
     "A cloud of points as a camera sees it: project, rasterize, composite."
-    check_tensor("points_world", points_world, "... n 3")
-    check_tensor("features", features, "... n c", n=points_world.shape[-2])
-    check_same(points_world=points_world, features=features, camera=camera.K)
+    batch = check_seen(camera, points_world=points_world, features=features)
     check_weighting(radius, accumulation, tau)
-    batch = torch.broadcast_shapes(points_world.shape[:-2], features.shape[:-2], camera.batch_shape)
     points_world, features = (v.expand(*batch, *v.shape[-2:]) for v in (points_world, features))
     fragments = project_to_fragments(points_world, camera, radius, points_per_pixel, backend)
     backend = "torch" if backend == "torch" else "auto"
@@ -912,6 +954,8 @@ def points_of_view(
     "A picture and its depth as a cloud of coloured points, one for each pixel whose depth is known."
     if view.depth is None:
         raise ValueError("view: expected a view with depth, got depth None")
+    if (batch := check_broadcast(image=view.image.shape[:-3], depth=view.depth.shape[:-2], camera=view.camera.batch_shape)) != ():
+        raise ValueError(f"view: expected one view, got batch dimensions {tuple(batch)}; take view[i]")
     points = view.camera.unproject(view.depth)
     known = torch.isfinite(view.depth)
     return points[known], view.image.movedim(-3, -1)[known]
@@ -922,7 +966,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from scipy.stats import rankdata
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -998,7 +1041,7 @@ def splat_view(
     return moved[..., :-1, :, :], moved[..., -1, :, :]
 
 # %% ../nbs/methods/10_synsin.ipynb #synsinoutput
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SynSinOutput:
     "What one pass gives."
 
@@ -1034,11 +1077,7 @@ def _check_pair(image: Tensor, camera_source: Camera, camera_target: Camera) -> 
     "The common batch shape of a picture and two cameras, or an error that names what doesn't fit."
     check_tensor("image", image, "... 3 h w", h=camera_source.height, w=camera_source.width)
     shapes = dict(image=image.shape[:-3], camera_source=camera_source.batch_shape, camera_target=camera_target.batch_shape)
-    try:
-        return torch.broadcast_shapes(*shapes.values())
-    except RuntimeError:
-        came = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
-        raise ValueError(f"expected batch shapes that broadcast, got {came}") from None
+    return check_broadcast(**shapes)
 
 # %% ../nbs/methods/10_synsin.ipynb #synsin
 class SynSin(nn.Module):
@@ -1349,6 +1388,8 @@ def rank_correlation(
     mask: Bool[Tensor, "n h w"] | None = None,  # pixels that count; None: all
 ) -> Float[Tensor, "n"]:  # −1 … 1; NaN where fewer than 3 pixels count, or a map is constant
     "Spearman's ρ between two maps, picture by picture; equal values share their mean rank."
+    from scipy.stats import rankdata  # slow to import, and needed here only
+
     mask = torch.ones_like(a, dtype=torch.bool) if mask is None else mask
     rho = []
     for x, y, m in zip(a.detach().cpu(), b.detach().cpu(), mask.cpu()):
@@ -1403,7 +1444,7 @@ def load_synsin(
     return model.eval()
 
 # %% ../nbs/methods/10_synsin.ipynb #egocentricprior
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EgocentricPrior:
     "What an exocentric picture knows of an egocentric view."
 

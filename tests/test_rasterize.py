@@ -282,6 +282,87 @@ def test_splat_refuses(change, message):
         splat(**{"features": features, "fragments": fragments, **change})
 
 
+def broken(**change):
+    "The fragments of a cloud of 60 points, with other parts."
+    found = rasterize_points(*cloud()[:2], 9, 11)
+    parts = {name: getattr(found, name) for name in ("idx", "z", "dist2")}
+    return Fragments(**{name: change[name](v) if name in change else v for name, v in parts.items()})
+
+
+def spoiled(value):
+    "Write a value into the first hit."
+    def change(v):
+        hit = rasterize_points(*cloud()[:2], 9, 11).idx >= 0
+        return v.index_put(tuple(hit.nonzero()[:1].T), torch.tensor(value, dtype=v.dtype))
+    return change
+
+
+@PATHS
+@pytest.mark.parametrize("parts, error, message", [
+    (dict(dist2=lambda v: v[:5]), ValueError, r"fragments: expected one shape, got idx \(9, 11, 8\), .*dist2 \(5, 11, 8\)"),
+    (dict(idx=lambda v: v[..., :4]), ValueError, "fragments: expected one shape"),
+    (dict(z=lambda v: v[None]), ValueError, "fragments: expected one shape"),
+    (dict(idx=lambda v: v[None].expand(3, -1, -1, -1)), ValueError, "fragments: expected one shape"),
+    (dict(idx=lambda v: v.float()), TypeError, "fragments.idx: expected a tensor of int32 or int64, got torch.float32"),
+    (dict(idx=lambda v: v.tolist()), TypeError, "fragments.idx: expected a tensor of int32 or int64, got list"),
+    (dict(dist2=lambda v: v.long()), TypeError, "fragments.dist2: expected a floating-point tensor"),
+    (dict(z=lambda v: None), TypeError, "fragments.z: expected a torch tensor"),
+    (dict(idx=spoiled(-2)), ValueError, "fragments.idx: expected a point's number, or -1 where there is none, got -2"),
+    (dict(dist2=spoiled(math.nan)), ValueError, "fragments.dist2: expected finite numbers where idx >= 0, got 1 NaN"),
+    (dict(dist2=spoiled(math.inf)), ValueError, "fragments.dist2: expected finite"),
+    (dict(dist2=lambda v: v.to("meta")), ValueError, "fragments: expected one device, got idx cpu, z cpu, dist2 meta"),
+    (dict.fromkeys(("idx", "z", "dist2"), lambda v: v[..., :0]), ValueError, "fragments: expected height, width and K"),
+])
+def test_fragments_that_do_not_fit_are_refused(backend, parts, error, message):
+    fragments = broken(**parts)
+    with pytest.raises(error, match=message):
+        splat(cloud()[2], fragments, backend=backend)
+    with pytest.raises(error, match=message):
+        hit_weights(fragments)
+
+
+@PATHS
+def test_splat_refuses_points_that_are_not_there_and_other_things(backend):
+    features = cloud()[2]
+    with pytest.raises(ValueError, match="features: expected the fragments' points, at least 1001, got 60"):
+        splat(features, broken(idx=spoiled(1000)), backend=backend)
+    for thing in (None, (1, 2, 3), features):
+        with pytest.raises(TypeError, match=f"fragments: expected Fragments.*{type(thing).__name__}"):
+            splat(features, thing, backend=backend)
+        with pytest.raises(TypeError, match="fragments: expected Fragments"):
+            hit_weights(thing)
+
+
+@PATHS
+def test_what_stands_in_empty_slots_does_not_matter(backend):
+    found = rasterize_points(*cloud()[:2], 9, 11)
+    odd = broken(dist2=lambda v: v.masked_fill(found.idx < 0, math.nan))
+    features = cloud()[2]
+    assert torch.equal(splat(features, odd, backend=backend), splat(features, found, backend=backend))
+    assert torch.equal(hit_weights(odd), hit_weights(found))
+
+
+@pytest.mark.parametrize("backend", ["pytorch3d", "cuda", None])
+def test_splat_knows_its_backends(backend):
+    with pytest.raises(ValueError, match="backend: expected one of 'auto', 'torch', 'numba', got"):
+        splat(cloud()[2], broken(), backend=backend)
+
+
+def test_fragments_compare_by_identity():
+    a, b = broken(), broken()
+    assert a == a and a != b and len({a, b}) == 2
+
+
+@PATHS
+def test_second_derivatives_are_refused_not_dropped(backend):
+    xy, z, features = (v.requires_grad_() for v in cloud())
+    fragments = rasterize_points(xy, z, 9, 11, backend=backend)
+    for of, leaf in ((fragments.dist2, xy), (splat(features, fragments, backend=backend), features)):
+        grad, = torch.autograd.grad(of.square().sum(), leaf, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            grad.square().sum().backward()
+
+
 def test_not_a_tensor():
     with pytest.raises(TypeError, match="xy: expected a torch tensor"):
         rasterize_points([[1.0, 2.0]], torch.ones(1), 4, 4)
@@ -329,6 +410,39 @@ def test_clouds_and_cameras_broadcast():
         torch.testing.assert_close(render_points(points.expand(2, -1, -1), features, cameras[i])[i], both[i])
     fragments = project_to_fragments(points, cameras)
     assert fragments.to(torch.float64).dist2.dtype == torch.float64 and fragments.covered.shape == (2, 10, 12)
+
+
+@pytest.mark.parametrize("change, error, message", [
+    (dict(points_world=torch.zeros(3, 50, 3)), ValueError, r"points_world \(3,\).*camera \(2,\)"),
+    (dict(features=torch.zeros(3, 50, 2)), ValueError, r"points_world \(\), features \(3,\), camera \(2,\)"),
+    (dict(features=torch.zeros(49, 2)), ValueError, "features: expected shape"),
+    (dict(points_world=torch.zeros(50, 2)), ValueError, "points_world: expected shape"),
+    (dict(points_world=torch.full((50, 3), math.nan)), ValueError, "points_world: expected finite"),
+    (dict(features=torch.full((50, 2), math.inf)), ValueError, "features: expected finite"),
+    (dict(points_world=torch.zeros(50, 3, device="meta")), ValueError, "one device"),
+    (dict(features=torch.zeros(50, 2, device="meta")), ValueError, "one device"),
+    (dict(points_world=torch.zeros(50, 3, dtype=torch.float64)), ValueError, "one dtype"),
+    (dict(points_world=[[0.0, 0.0, 0.0]]), TypeError, "points_world: expected a torch tensor"),
+    (dict(features=None), TypeError, "features: expected a torch tensor"),
+    (dict(camera=None), TypeError, "camera: expected a Camera, got NoneType"),
+])
+def test_render_refuses(change, error, message):
+    eyes = torch.tensor([[3.0, 0.0, 1.0], [0.0, 3.0, 1.0]])
+    cameras = Camera(intrinsics(20.0, 20.0, 6.0, 5.0), look_at(eyes, torch.zeros(3)), 10, 12)
+    given = {"points_world": torch.zeros(50, 3), "features": torch.zeros(50, 2), "camera": cameras, **change}
+    with pytest.raises(error, match=message):
+        render_points(**given)
+    if "features" not in change:
+        with pytest.raises(error, match=message):
+            project_to_fragments(given["points_world"], given["camera"])
+
+
+def test_views_of_a_batch_are_not_merged():
+    camera = Camera(intrinsics(20.0, 20.0, 6.0, 5.0), torch.eye(4).expand(2, 4, 4), 10, 12)
+    views = View(torch.rand(2, 3, 10, 12), camera, torch.ones(2, 10, 12))
+    with pytest.raises(ValueError, match=r"view: expected one view, got batch dimensions \(2,\)"):
+        points_of_view(views)
+    assert points_of_view(views[1])[0].shape == (120, 3)
 
 
 def test_position_gradient_reaches_depth():

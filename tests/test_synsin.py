@@ -1,6 +1,8 @@
 """SynSin's network, its training, its shipped weights and 4Diff's egocentric prior. The renderer has a file of its own."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -503,3 +505,14 @@ def test_unknown_names_are_refused():
         load_synsin(0, "gan")
     with pytest.raises(ValueError, match="name"):
         train("vgg", 0, tiny())
+
+
+def test_outputs_compare_by_identity():
+    a, b = (SynSinOutput(*(torch.zeros(2) for _ in range(5))) for _ in range(2))
+    assert a == a and a != b
+
+
+def test_import_leaves_scipy_for_when_it_is_needed():
+    code = "import sys, nvs_book.synsin; print([name for name in sys.modules if name.split('.')[0] == 'scipy'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
