@@ -11,11 +11,13 @@ import pkgutil
 import secrets
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 import torch
 from torch import Tensor
+from .checks import check_choice, check_number
 
 # %% ../nbs/foundations/06_exercises.ipynb #exercise
 @dataclass(frozen=True)
@@ -120,7 +122,9 @@ def judge(
             return False, "The stub is still empty."
         except _Borrowed as e:
             return False, f"This calls the library's own `{e}`. Write it yourself: that is the exercise."
-        except Exception as e:  # whatever a student's function raises is part of the answer to the student
+        except KeyboardInterrupt:
+            raise
+        except BaseException as e:  # whatever a student's function raises, sys.exit() too, is part of the answer to the student
             return False, f"Not yet: {label}: your function raised {type(e).__name__}: {e}"
     return True, "Right."
 
@@ -134,10 +138,31 @@ def _progress_file():  # -> Path or None
     return next((folder / "progress.json" for folder in folders if folder.is_dir()), None)
 
 
+def _read_record(path: Path):  # -> dict, or None where the file holds no record
+    "A record as `_note` writes it: name -> tries and done."
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    entries = record.values() if isinstance(record, dict) else [None]
+    types = {"tries": int, "done": bool}
+    sound = all(isinstance(e, dict) and all(isinstance(e.get(k), t) for k, t in types.items()) for e in entries)
+    return record if sound else None
+
+
 def _load_progress() -> dict:  # name -> {"tries", "done"}
-    "What was done so far."
+    "What was done so far; a file that cannot be read is put aside, and a new one begun."
     path = _progress_file()
-    return json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else dict(_session)
+    if not (path and path.exists()):
+        return dict(_session)
+    record = _read_record(path)
+    if record is None:
+        names = (f"{path.name}.bad{n}" for n in ("", *range(2, 1000)))
+        kept = next(aside for name in names if not (aside := path.with_name(name)).exists())  # an earlier one stays as well
+        os.replace(path, kept)
+        warnings.warn(f"{path}: expected a record of exercises, it cannot be read; begun afresh, the old one is {kept.name}",
+                      stacklevel=2)
+    return dict(_session) if record is None else record
 
 
 def _note(name: str, passed: bool) -> int:  # -> how many tries it has been
@@ -182,6 +207,10 @@ def check(
     seed: int | None = None,  # of the random inputs; None: fresh ones
 ) -> Verdict:  # shown by the notebook; true if right
     "Run an answer on fresh random input and on the cases where wrong ideas show, and name the idea."
+    if not isinstance(name, str):
+        raise TypeError(f"name: expected the name of an exercise, got {type(name).__name__}")
+    if seed is not None:
+        check_number("seed", seed, integer=True)
     task = _find(name)
     if not callable(answer):
         raise TypeError(f"answer: expected the function itself, got {type(answer).__name__}; write check({name!r}, my_function)")
@@ -229,6 +258,8 @@ def progress(
     chapter: str | None = None,  # one chapter only, e.g. "synsin"
 ) -> Progress:
     "What is done and what is left."
+    if chapter is not None:
+        check_choice("chapter", chapter, tuple(sorted({name.split(".")[0] for name in load_exercises()})))
     record, untried = _load_progress(), {"done": False, "tries": 0}
     tasks = (task for name, task in sorted(load_exercises().items()) if chapter in (None, name.split(".")[0]))
     seen = ((task, record.get(task.name, untried)) for task in tasks)

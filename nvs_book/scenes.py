@@ -56,12 +56,17 @@ class View:
         depth, mask = (None if x is None else x[index] for x in (self.depth, self.mask))
         return View(self.image[index], self.camera[index] if self.camera.batch_shape else self.camera, depth, mask)
 
-# %% ../nbs/foundations/02_scenes.ipynb #check-view
+# %% ../nbs/foundations/02_scenes.ipynb #expect
+def _expect(name: str, value: object, kind: type) -> None:
+    "Refuse what is not of this class."
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}")
+
+
 def _check_view(view: View) -> None:
     "Refuse an image that is not in [0, 1], and anything whose size is not the image's."
     camera = view.camera
-    if not isinstance(camera, Camera):
-        raise TypeError(f"camera: expected a Camera, got {type(camera).__name__}")
+    _expect("camera", camera, Camera)
     size = check_tensor("image", view.image, "... 3 h w", h=camera.height, w=camera.width)
     low, high = (x.item() for x in view.image.detach().aminmax()) if view.image.numel() else (0.0, 1.0)
     if low < -1e-3 or high > 1 + 1e-3:
@@ -87,6 +92,11 @@ def stack_views(
 ) -> View:  # with a new first batch dimension
     "Many views as one batch."
     views = list(views)
+    for i, v in enumerate(views):
+        _expect(f"views[{i}]", v, View)
+        check_same(**{"views[0]": views[0].image, f"views[{i}]": v.image})
+        if (v.image.shape, v.camera.batch_shape) != (views[0].image.shape, views[0].camera.batch_shape):
+            raise ValueError(f"views[{i}]: expected the shapes of the first, {views[0]}, got {v}")
     fields = {tuple(f for f in ("depth", "mask") if getattr(v, f) is not None) for v in views}
     if len(fields) != 1:
         raise ValueError(f"views: expected one or more, all with the same of depth and mask, got {len(views)}: {sorted(fields)}")
@@ -135,6 +145,7 @@ def reproject(
     tolerance: float = 0.02,  # largest difference of depths that counts as seen, part of the depth
 ) -> tuple[Float[Tensor, "*b 3 h w"], Bool[Tensor, "*b h w"]]:  # src's picture in dst's colours, and where dst sees it
     "Pull another view's colours back through the depth; bicubic between pixels."
+    _expect("src", src, View), _expect("dst", dst, View)
     if src.depth is None:
         raise ValueError("src: expected a view with depth, got one without")
     check_number("tolerance", tolerance, minimum=0, exclusive=True)
@@ -592,7 +603,8 @@ class ProceduralWorld:
         tolerance: float = 1e-5,  # this near is a hit, metres
     ) -> Surface:
         "The exact geometry that a camera sees (eq. 2), without gradients."
-        check_number("steps", steps, minimum=1, integer=True), check_number("tolerance", tolerance, minimum=0, exclusive=True)
+        _expect("camera", camera, Camera), check_number("steps", steps, minimum=1, integer=True)
+        check_number("tolerance", tolerance, minimum=0, exclusive=True)
         parts = list(_trace_camera(self, camera, steps, tolerance))
         shape, hits = (*camera.batch_shape, camera.height, camera.width), [p.hits for p in parts]
         points, normals = (torch.cat([getattr(h, f) for h in hits], 1).T.reshape(*shape, 3) for f in ("points", "normals"))
@@ -609,7 +621,7 @@ class ProceduralWorld:
         pixel_sigma: float = 0.45,  # of the Gaussian that textures are filtered with, pixels; 0: none
     ) -> View:  # with depth and the mask of the objects
         "What a camera sees: image, depth and mask, on the camera's device and of its dtype, without gradients."
-        check_number("supersample", supersample, minimum=1, maximum=32, integer=True)
+        _expect("camera", camera, Camera), check_number("supersample", supersample, minimum=1, maximum=32, integer=True)
         check_number("pixel_sigma", pixel_sigma, minimum=0)
         rows, size, images, depths, labels = self.materials.rows().to(camera.K), (camera.height, camera.width), [], [], []
         fine = camera.resized(*(supersample * n for n in size))
@@ -638,6 +650,16 @@ def _mix(x: int) -> int:
     return x
 
 
+def _check_range(name: str, value: tuple) -> None:
+    "Refuse what is not two numbers, the smaller one first."
+    if not isinstance(value, Iterable) or len(pair := tuple(value)) != 2:
+        raise TypeError(f"{name}: expected (low, high), got {value!r}")
+    for number in pair:
+        check_number(name, number)
+    if not pair[0] <= pair[1]:
+        raise ValueError(f"{name}: expected (low, high), got ({pair[0]}, {pair[1]})")
+
+
 class _WorldDataset:
     "Endless views of procedural worlds: item i is a function of (seed, split, i) alone."
 
@@ -645,9 +667,7 @@ class _WorldDataset:
                  num_objects: int, dome_radius: float):
         check_number("seed", seed, minimum=0, integer=True), check_choice("split", split, ("train", "heldout"))
         check_number("size", size, minimum=1, integer=True)
-        for name, (low, high) in (("radius", radius), ("elevation_deg", elevation_deg)):
-            if not low <= high:
-                raise ValueError(f"{name}: expected (low, high), got ({low}, {high})")
+        check_number("jitter", jitter), _check_range("radius", radius), _check_range("elevation_deg", elevation_deg)
         self.seed, self.split, self.size, self.num_objects, self.dome_radius = seed, split, size, num_objects, dome_radius
         self.radius, self.elevation_deg, self.jitter, self.fov_deg = radius, elevation_deg, jitter, fov_deg
         self.K = intrinsics_from_fov(fov_deg, size, size)
@@ -719,6 +739,7 @@ class PairDataset(_WorldDataset):
         dome_radius: float = 6.0,  # metres
     ):
         super().__init__(seed, split, size, fov_deg, radius, elevation_deg, jitter, num_objects, dome_radius)
+        _check_range("orbit_deg", orbit_deg)
         if not 0 <= orbit_deg[0] <= orbit_deg[1] <= 180:
             raise ValueError(f"orbit_deg: expected 0 <= low <= high <= 180, got {orbit_deg}")
         self.orbit_deg = orbit_deg
@@ -782,7 +803,10 @@ def collect(
     batch_size: int = 32,  # items rendered at once
 ) -> ViewPair | View:  # with a leading dimension of num
     "A fixed set, rendered once and kept in memory."
-    check_number("num", num, minimum=1, integer=True)
+    if not hasattr(dataset, "batch"):
+        raise TypeError(f"dataset: expected a PairDataset or a MultiViewDataset, got {type(dataset).__name__}")
+    for name, value, least in (("num", num, 1), ("start", start, 0), ("batch_size", batch_size, 1)):
+        check_number(name, value, minimum=least, integer=True)
     batches = [dataset.batch(range(i, min(i + batch_size, start + num))) for i in range(start, start + num, batch_size)]
     if isinstance(batches[0], View):
         return _join_views(batches)
@@ -797,7 +821,9 @@ def _join_views(views: Sequence[View]) -> View:
 # %% ../nbs/foundations/02_scenes.ipynb #import-json
 import json
 import operator
+import os
 import struct
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 import numpy as np
@@ -806,8 +832,15 @@ from .cameras import denormalize_intrinsics, epipolar_line, from_colmap, invert_
 from .cameras import opengl_from_opencv, pixel_grid, rays_through, relative_pose
 from .checks import check_path
 
-# %% ../nbs/foundations/02_scenes.ipynb #picture
+# %% ../nbs/foundations/02_scenes.ipynb #path
 _DECODERS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # these decode and do nothing else
+
+def _path(name: str, path: Any) -> Path:
+    "What was given as a path; what is none is refused, by name."
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{name}: expected a path, got {type(path).__name__}")
+    return Path(path)
+
 
 def _picture(path: Path) -> Image.Image:
     "An image file, decoded; what is wrong with it is said with its name."
@@ -832,7 +865,8 @@ def _size_on_disk(path: Path) -> tuple[int, int]:
 # %% ../nbs/foundations/02_scenes.ipynb #check-background
 def _check_background(background: tuple) -> None:
     "Refuse what is no colour."
-    if len(background) != 3 or not all(isinstance(c, (int, float)) and 0 <= c <= 1 for c in background):
+    colour = tuple(background) if isinstance(background, Iterable) else ()
+    if len(colour) != 3 or not all(isinstance(c, (int, float)) and 0 <= c <= 1 for c in colour):
         raise ValueError(f"background: expected three numbers in [0, 1], got {background}")
 
 
@@ -842,7 +876,7 @@ def read_image(
 ) -> tuple[Float[Tensor, "3 h w"], Bool[Tensor, "h w"] | None]:  # image in [0, 1]; where alpha >= 0.5, or None without alpha
     "An image file, its transparent pixels laid over a background."
     _check_background(background)
-    picture = _picture(Path(path))
+    picture = _picture(_path("path", path))
     if picture.mode[0] in "IF":
         raise ValueError(f"{path}: expected 8 bits a channel, got Pillow's mode {picture.mode}; is this a depth map?")
     alpha = "A" in picture.getbands() or "transparency" in picture.info
@@ -852,19 +886,31 @@ def read_image(
     rgb, a = pixels[:3], pixels[3:]
     return rgb * a + pixels.new_tensor(background)[:, None, None] * (1 - a), a[0] >= 0.5
 
-# %% ../nbs/foundations/02_scenes.ipynb #read-depth
+# %% ../nbs/foundations/02_scenes.ipynb #colmap-depth
+def _colmap_depth(data: bytes) -> np.ndarray:
+    "COLMAP's own form: `width&height&channels&`, then little-endian float32; the first channel."
+    *sizes, raw = data.split(b"&", 3)
+    if len(sizes) != 3 or not all(n.strip().isdigit() and int(n) > 0 for n in sizes):
+        raise ValueError(f"its header is not width&height&channels& with three numbers above 0: {data[:40]!r}")
+    w, h, c = map(int, sizes)
+    if len(raw) != 4 * w * h * c:
+        raise ValueError(f"its header announces {4 * w * h * c} bytes, {len(raw)} follow")
+    return np.frombuffer(raw, "<f4").reshape(c, h, w)[0]
+
+
 def read_depth(
     path: str | Path,  # 16-bit PNG or TIFF, .npy of numbers, or COLMAP's .bin
     scale: float = 1e-3,  # the pose's unit (metres) for each stored unit
 ) -> Float[Tensor, "h w"]:  # z-depth, the pose's unit; NaN where unknown (stored as 0)
     "A depth map on disk."
-    path = check_path("depth", path)
+    check_number("scale", scale, minimum=0, exclusive=True)
+    path = check_path("depth", _path("path", path))
     try:
         if path.suffix == ".npy":
-            stored = np.load(path, allow_pickle=False)
+            with path.open("rb") as file:
+                stored = np.lib.format.read_array(file, allow_pickle=False)
         elif path.suffix == ".bin":
-            w, h, c, raw = path.read_bytes().split(b"&", 3)
-            stored = np.frombuffer(raw, "<f4").reshape(int(c), int(h), int(w))[0]
+            stored = _colmap_depth(path.read_bytes())
         else:
             picture = _picture(path)
             stored = np.array(picture) if picture.mode[0] in "IF" else None
@@ -984,6 +1030,13 @@ def _numbers(where: str, value: Any, *shape: int) -> Float[Tensor, "..."]:
         raise ValueError(f"{where}: expected finite numbers, got {array[~np.isfinite(array)][0]}")
     return torch.from_numpy(array)
 
+
+def _size(where: str, height: float, width: float) -> tuple[int, int]:
+    "Height and width as a file states them, or an error that says where."
+    if not all(n >= 1 and n == int(n) for n in (height, width)):
+        raise ValueError(f"{where}: expected a height and a width in whole pixels, 1 or more, got {height:g} and {width:g}")
+    return int(height), int(width)
+
 # %% ../nbs/foundations/02_scenes.ipynb #rotation-cleaned
 def _rotation_cleaned(where: str, name: str, pose: Tensor) -> Tensor:
     "A rigid motion with its rotation's rounding removed; what is none is refused, by name."
@@ -1016,17 +1069,21 @@ _ENDINGS = ("", ".png", ".jpg", ".jpeg", ".webp", ".PNG", ".JPG", ".JPEG")
 
 def _image_file(where: str, stem: Path) -> Path:
     "The image file of this name, with its ending or without."
-    for ending in _ENDINGS:
-        if (path := stem.with_name(stem.name + ending)).is_file():
-            return path
+    try:
+        for ending in _ENDINGS:
+            if (path := stem.with_name(stem.name + ending)).is_file():
+                return path
+    except (OSError, ValueError) as error:  # too long for the disk, or no name at all
+        raise ValueError(f"{where}: expected a file name, got {stem.name[:40]!r}: {getattr(error, 'strerror', error)}") from None
     raise FileNotFoundError(f"{where}: expected an image, there is nothing at {stem} (or {', '.join(_ENDINGS[1:4])}, …)")
 
 # %% ../nbs/foundations/02_scenes.ipynb #json
 def _json(path: Path) -> dict:
     "A transforms file: an object with a list of frames."
+    text = _text(path)
     try:
-        meta = json.loads(_text(path))
-    except json.JSONDecodeError as error:
+        meta = json.loads(text)
+    except (ValueError, RecursionError) as error:  # no JSON; a number of 5,000 digits; lists in lists in lists …
         raise ValueError(f"{path}: expected JSON, it cannot be parsed: {error}") from None
     frames = meta.get("frames") if isinstance(meta, dict) else None
     if not isinstance(frames, list) or not frames or not all(isinstance(f, dict) for f in frames):
@@ -1060,7 +1117,9 @@ def _pinhole(where: str, entry: dict, height: int, width: int) -> Tensor:
         if f"fl_{axis}" in entry:
             focal[axis] = number(f"fl_{axis}")
         elif f"camera_angle_{axis}" in entry:
-            focal[axis] = 0.5 * size / math.tan(0.5 * number(f"camera_angle_{axis}"))
+            if not 0 < (angle := number(f"camera_angle_{axis}")) < math.pi:
+                raise ValueError(f"{where}, camera_angle_{axis}: expected 0 < angle < π (radians), got {angle:g}")
+            focal[axis] = 0.5 * size / math.tan(0.5 * angle)
     if "x" not in focal:
         raise ValueError(f"{where}: expected fl_x (px) or camera_angle_x (radians), got {', '.join(sorted(entry))}")
     cx, cy = (number(key) if key in entry else 0.5 * size for key, size in (("cx", width), ("cy", height)))
@@ -1092,9 +1151,22 @@ def _transforms_pose(where: str, matrix: Any, options: _Options) -> Tensor:
     rows = [*matrix, [0, 0, 0, 1]] if isinstance(matrix, list) and len(matrix) == 3 else matrix
     pose = _numbers(f"{where}, transform_matrix", rows, 4, 4)
     pose[:3, 3] *= options.unit
-    return options.world @ opencv_from_opengl(pose)
+    try:
+        return options.world @ opencv_from_opengl(pose)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
-# %% ../nbs/foundations/02_scenes.ipynb #transforms-frame
+# %% ../nbs/foundations/02_scenes.ipynb #listed
+def _listed(where: str, path: Path) -> Path:
+    "A file that is named in another file."
+    try:
+        return check_path(where, path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # too long for the disk
+        raise ValueError(f"{where}: expected a file name, got {path.name[:40]!r}: {error.strerror}") from None
+
+
 def _transforms_frame(where: str, folder: Path, entry: dict, options: _Options) -> Frame:
     "One frame of a transforms file; `entry` is the frame, with the file's own values as defaults."
     if missing := [key for key in ("file_path", "transform_matrix") if key not in entry]:
@@ -1103,12 +1175,13 @@ def _transforms_frame(where: str, folder: Path, entry: dict, options: _Options) 
     check_choice(f"{where}, camera_model", model, ("PINHOLE", "OPENCV", "SIMPLE_PINHOLE", "PERSPECTIVE"))
     name, image = str(entry["file_path"]), _image_file(where, folder / str(entry["file_path"]))
     stated = "h" in entry and "w" in entry
-    height, width = (int(_numbers(f"{where}, {k}", entry[k])) for k in "hw") if stated else _size_on_disk(image)
+    numbers = [float(_numbers(f"{where}, {k}", entry[k])) for k in "hw"] if stated else _size_on_disk(image)
+    height, width = _size(where, *numbers)
     K, pose = _pinhole(where, entry, height, width), _transforms_pose(where, entry["transform_matrix"], options)
     camera = _camera(where, K, pose, height, width)
     camera = camera.resized(*_size_on_disk(image)) if options.rescale else camera
     others = {"depth": entry.get("depth_file_path"), "mask": entry.get("mask_path")}
-    files = {kind: check_path(f"{where}, {kind}", folder / str(file)) for kind, file in others.items() if file}
+    files = {kind: _listed(f"{where}, {kind}", folder / str(file)) for kind, file in others.items() if file}
     if entry.get("k4"):
         raise ValueError(f"{where}: expected k4 = 0, got {entry['k4']}; programs disagree on what it multiplies")
     lens = _lens(where, entry, options.undistort)
@@ -1133,7 +1206,10 @@ def _in_split(path: Path, meta: dict, split: str | None) -> set | None:
         return None
     if f"{split}_filenames" not in lists:
         raise ValueError(f"{path}: expected a list {split}_filenames, got {', '.join(lists) or 'no lists of splits'}")
-    return set(meta[f"{split}_filenames"])
+    names = meta[f"{split}_filenames"]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path}, {split}_filenames: expected a list of file names, got {str(names)[:60]}")
+    return set(names)
 
 # %% ../nbs/foundations/02_scenes.ipynb #read-transforms
 def read_transforms(
@@ -1146,7 +1222,7 @@ def read_transforms(
     original_world: bool = False,  # undo applied_transform and applied_scale
 ) -> ViewFolder:
     "Views of a NeRF-synthetic or nerfstudio folder."
-    check_path("path", path := Path(path), "folder" if path.is_dir() else "file")
+    check_path("path", path := _path("path", path), "folder" if path.is_dir() else "file")
     frames = []
     for file in _transforms_files(path, split):
         meta = _json(file)
@@ -1156,9 +1232,11 @@ def read_transforms(
         options, wanted = _Options(rescale, undistort, stored * depth_unit, world, unit), _in_split(file, meta, split)
         shared = {k: v for k, v in meta.items() if k != "frames"}
         for i, entry in enumerate(meta["frames"]):
-            if wanted is None or entry.get("file_path") in wanted:
-                where = f"{file}, frame {i} ({entry.get('file_path')})"
+            if wanted is None or str(entry.get("file_path")) in wanted:
+                where = f"{file}, frame {i} ({str(entry.get('file_path'))[:80]})"
                 frames.append(_transforms_frame(where, file.parent, {**shared, **entry}, options))
+    if not frames:
+        raise ValueError(f"{file}, {split}_filenames: expected the file_path of a frame, got {str(sorted(wanted))[:60]}")
     return ViewFolder(path, tuple(frames), background)
 
 # %% ../nbs/foundations/02_scenes.ipynb #bytes-of
@@ -1179,7 +1257,7 @@ def write_transforms(
     depth_scale: float = 1e-3,  # metres for each stored unit; depth beyond 65,535 units is stored as unknown
 ) -> Path:  # the transforms.json
     "Write views in nerfstudio's form: 8-bit PNG, 16-bit depth, masks, one transforms.json."
-    check_number("depth_scale", depth_scale, minimum=0, exclusive=True)
+    check_number("depth_scale", depth_scale, minimum=0, exclusive=True), _path("folder", folder)
     frames, folders = [], {"file_path": "images", "depth_file_path": "depths", "mask_path": "masks"}
     for i, view in enumerate(views):
         check_tensor(f"views[{i}].image", view.image, "3 h w")
@@ -1266,6 +1344,11 @@ class _Bytes:
         text, self.at = self.data[self.at:end].decode("utf-8", "replace"), end + 1
         return text
 
+    def done(self) -> None:
+        "Nothing may follow."
+        if self.at < len(self.data):
+            raise ValueError(f"{self.path}: expected the end of the file at {self.at}, got {len(self.data) - self.at} bytes more")
+
 # %% ../nbs/foundations/02_scenes.ipynb #rows
 def _rows(path: Path) -> list[tuple[str, list[str]]]:
     "The rows of a text file that are neither empty nor a comment, split, each with where it stands."
@@ -1274,22 +1357,35 @@ def _rows(path: Path) -> list[tuple[str, list[str]]]:
 
 
 def _colmap_cameras(file: Path) -> dict[int, tuple]:
-    "COLMAP's cameras: id -> (where it stands, width, height, parameters by name)."
+    "COLMAP's cameras: id -> (where it stands, height, width, parameters by name)."
     cameras = {}
     if file.suffix == ".txt":
         for where, row in _rows(file):
             names = _colmap_model(where, row[1] if len(row) > 1 else "nothing")[1]
             numbers = _numbers(where, [row[0], *row[2:]], len(names) + 3).tolist()
-            cameras[int(numbers[0])] = (where, int(numbers[1]), int(numbers[2]), dict(zip(names, numbers[3:])))
+            cameras[int(numbers[0])] = (where, *_size(where, *numbers[2:0:-1]), dict(zip(names, numbers[3:])))
         return cameras
     data = _Bytes(file)
     for n in range(data.take("Q")[0]):
         number, model, width, height = data.take("iiQQ")
-        names = _colmap_model(f"{file}, camera {n}", model)[1]
-        cameras[number] = (f"{file}, camera {n}", width, height, dict(zip(names, data.take(f"{len(names)}d"))))
+        names = _colmap_model(where := f"{file}, camera {n}", model)[1]
+        cameras[number] = (where, *_size(where, height, width), dict(zip(names, data.take(f"{len(names)}d"))))
+    data.done()
     return cameras
 
-# %% ../nbs/foundations/02_scenes.ipynb #colmap-images
+# %% ../nbs/foundations/02_scenes.ipynb #is-image-row
+def _is_image_row(line: str) -> bool:
+    "Whether a line of images.txt is an image's (nine numbers and a name) and not one of keypoints (x, y, id, x, y, id …)."
+    def is_number(text: str) -> bool:
+        try:
+            return float(text) is not None
+        except ValueError:
+            return False
+
+    row = line.split(maxsplit=10)
+    return len(row) > 9 and all(map(is_number, row[:9])) and (len(row) == 10 or not is_number(row[9]))
+
+
 def _colmap_images(file: Path) -> list[tuple]:
     "COLMAP's images: (where it stands, name, camera id, quaternion wxyz and translation of w2c)."
     images = []
@@ -1297,19 +1393,22 @@ def _colmap_images(file: Path) -> list[tuple]:
         lines = [(n, line) for n, line in enumerate(_text(file).splitlines(), 1) if not line.startswith("#")]
         while lines and not lines[0][1].strip():
             lines.pop(0)
-        for n, line in lines[::2]:  # the line after each holds its keypoints, and is there even where it is empty
+        for (n, line), (_, below) in zip_longest(lines[::2], lines[1::2], fillvalue=(0, "")):  # below: its keypoints
             row, where = line.split(maxsplit=9), f"{file}, line {n}"
             if line.strip():
                 numbers = _numbers(where, row[:9], 9).tolist()
                 if len(row) < 10:
                     raise ValueError(f"{where}: expected a file name after 9 numbers, it is missing")
                 images.append((where, row[9].strip(), int(numbers[8]), numbers[1:8]))
+            if _is_image_row(below):
+                raise ValueError(f"{file}, line {n + 1}: expected the keypoints of line {n} (an empty line: none), got an image")
         return images
     data = _Bytes(file)
     for n in range(data.take("Q")[0]):
         _, *pose, camera = data.take("i7di")
         images.append((f"{file}, image {n}", data.name(), camera, pose))
         data.skip(24 * data.take("Q")[0])  # keypoints: x, y, point id
+    data.done()
     return images
 
 # %% ../nbs/foundations/02_scenes.ipynb #colmap-points
@@ -1323,7 +1422,8 @@ def _colmap_points(file: Path) -> tuple[Float[Tensor, "p 3"], Float[Tensor, "p 3
         for _ in range(data.take("Q")[0]):
             points.append(data.take("QdddBBBd")[1:7])
             data.skip(8 * data.take("Q")[0])  # the track: image id, keypoint index
-        table = torch.tensor(points, dtype=torch.float64).reshape(-1, 6)
+        data.done()
+        table = _numbers(str(file), points or np.zeros((0, 6)), len(points), 6)
     return table[:, :3].float(), table[:, 3:].float() / 255
 
 # %% ../nbs/foundations/02_scenes.ipynb #colmap-files
@@ -1340,6 +1440,7 @@ def _colmap_files(path: Path) -> dict[str, Path]:
 def _colmap_pictures(path: Path, images: str | Path | None) -> Path:
     "The folder of the pictures: as given, or `images` beside the model."
     if images is not None:
+        _path("images", images)
         return check_path("images", images if Path(images).is_absolute() or Path(images).is_dir() else path / images, "folder")
     found = [f for f in (path / "images", path.parent / "images", path.parent.parent / "images") if f.is_dir()]
     if not found:
@@ -1349,7 +1450,7 @@ def _colmap_pictures(path: Path, images: str | Path | None) -> Path:
 # %% ../nbs/foundations/02_scenes.ipynb #colmap-camera
 def _colmap_camera(where: str, camera: tuple, pose: list[float]) -> Camera:
     "A camera from COLMAP's numbers; the pose is qvec and tvec of w2c."
-    _, width, height, p = camera
+    _, height, width, p = camera
     try:
         c2w = from_colmap(*_numbers(where, pose, 7).split([4, 3]))
     except ValueError as error:
@@ -1367,10 +1468,12 @@ def read_colmap(
     undistort: bool = False,  # undo lens distortion as pictures are read
 ) -> ViewFolder:  # sorted by name; points_world and points_rgb are the sparse points
     "Views of a COLMAP reconstruction, text or binary, with its sparse points."
-    path = check_path("path", path, "folder")
+    path = check_path("path", _path("path", path), "folder")
     files, pictures, frames = _colmap_files(path), _colmap_pictures(path, images), []
-    cameras = _colmap_cameras(files["cameras"])
-    for where, name, number, pose in sorted(_colmap_images(files["images"]), key=operator.itemgetter(1)):
+    cameras, posed = _colmap_cameras(files["cameras"]), _colmap_images(files["images"])
+    if not cameras or not posed:
+        raise ValueError(f"{files['images' if cameras else 'cameras']}: expected one entry or more, got none")
+    for where, name, number, pose in sorted(posed, key=operator.itemgetter(1)):
         where = f"{where} ({name})"
         if number not in cameras:
             raise ValueError(f"{where}: expected a camera of {files['cameras'].name}, got camera {number}")
@@ -1391,7 +1494,10 @@ def _realestate_frame(where: str, row: list[str], folder: Path) -> Frame:
     image = _image_file(where, folder / row[0])
     height, width = _size_on_disk(image)
     w2c = torch.cat([numbers[7:].reshape(3, 4), numbers.new_tensor([[0.0, 0, 0, 1]])])
-    K = denormalize_intrinsics(intrinsics(*numbers[1:5].tolist(), torch.float64), height, width)
+    try:
+        K = denormalize_intrinsics(intrinsics(*numbers[1:5].tolist(), torch.float64), height, width)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     return Frame(row[0], _camera(where, K, w2c, height, width, inverted=True), image)
 
 
@@ -1402,8 +1508,8 @@ def read_realestate10k(
 ) -> ViewFolder:
     "Views of a RealEstate10K clip."
     check_choice("missing", missing, ("error", "skip"))
-    path = check_path("path", path)
-    folder = check_path("frames", path.with_suffix("") if frames is None else frames, "folder")
+    path = check_path("path", _path("path", path))
+    folder = check_path("frames", path.with_suffix("") if frames is None else _path("frames", frames), "folder")
     rows, found = _rows(path), []
     if not rows or "://" not in rows[0][1][0]:
         got = " ".join(rows[0][1])[:60] if rows else "an empty file"
@@ -1423,7 +1529,7 @@ def _srn_intrinsics(file: Path) -> tuple[Tensor, int, int, bool]:
     if len(rows) < 4:
         raise ValueError(f"{file}: expected four lines (f cx cy 0 · centre · near plane · height width), got {len(rows)}")
     f, cx, cy, _ = _numbers(*rows[0], 4).tolist()
-    height, width = (int(n) for n in _numbers(*rows[3], 2))
+    height, width = _size(rows[3][0], *_numbers(*rows[3], 2).tolist())
     return intrinsics(f, f, cx, cy, torch.float64), height, width, len(rows) > 4 and bool(_numbers(*rows[4], 1)[0])
 
 
@@ -1432,7 +1538,7 @@ def read_srn(
     background: tuple[float, float, float] = (1.0, 1.0, 1.0),  # colour behind transparent pixels
 ) -> ViewFolder:
     "Views of an object in the form of Scene Representation Networks."
-    path = check_path("path", path, "folder")
+    path = check_path("path", _path("path", path), "folder")
     K, stated_height, stated_width, inverted = _srn_intrinsics(path / "intrinsics.txt")
     poses = {f.stem: f for f in sorted(check_path("path", path / "pose", "folder").glob("*.txt"))}
     images = {f.stem: f for f in sorted(check_path("path", path / "rgb", "folder").iterdir()) if f.suffix.lower() in _ENDINGS}
@@ -1452,8 +1558,7 @@ def read_views(
     **options: Any,  # passed to the format's reader
 ) -> ViewFolder:
     "Views on disk, in whichever of the known forms they are."
-    path = Path(path)
-    check_path("path", path, "folder" if path.is_dir() else "file")
+    check_path("path", path := _path("path", path), "folder" if path.is_dir() else "file")
     names = {file.name for file in path.iterdir()} if path.is_dir() else set()
     if path.suffix == ".json" or names & {"transforms.json", *(f"transforms_{split}.json" for split in ("train", "val", "test"))}:
         return read_transforms(path, **options)

@@ -63,12 +63,18 @@ class TrainConfig:
             object.__setattr__(self, "warmup", self.steps // 20)
         if self.ema is None:
             object.__setattr__(self, "ema", max(0.0, 1 - 10 / self.steps))
-        object.__setattr__(self, "betas", tuple(self.betas))
+        if isinstance(self.betas, list):  # as a record of a run has it
+            object.__setattr__(self, "betas", tuple(self.betas))
         _check_config(self)
 
 # %% ../nbs/foundations/05_training.ipynb #check-config
 def _check_config(c: TrainConfig) -> None:
     "Refuse numbers that cannot train, by their name."
+    for name, kind in (("bf16", bool), ("scale", str)):
+        if not isinstance(getattr(c, name), kind):
+            raise TypeError(f"{name}: expected a {kind.__name__}, got {getattr(c, name)!r}")
+    if not isinstance(c.betas, tuple) or len(c.betas) != 2:
+        raise TypeError(f"betas: expected two numbers in [0, 1), got {c.betas!r}")
     for name, least in dict(batch_size=1, warmup=0, seed=0, checkpoint_every=1, validate_every=0).items():
         check_number(name, getattr(c, name), minimum=least, integer=True)
     check_number("lr", c.lr, minimum=0, exclusive=True)

@@ -1,5 +1,6 @@
 """The checks are checked: every right answer passes, every wrong idea is named, and nobody can borrow the library's answer."""
 import json
+import sys
 
 import pytest
 import torch
@@ -106,3 +107,35 @@ def test_bad_calls(demo):
         check("demo.9", compose(torch.eye(3), torch.eye(3)))
     with pytest.raises(ValueError, match="taken"):
         exercises.exercise("demo.9", "Another", compose)
+    with pytest.raises(TypeError, match="seed: expected a whole number"):
+        check("demo.9", torch.mm, seed="a")
+    with pytest.raises(TypeError, match="name: expected the name of an exercise, got list"):
+        check(["demo.9"], torch.mm)
+    with pytest.raises(ValueError, match="chapter: expected one of .*'demo'.*got 'nope'"):
+        progress("nope")
+
+
+@pytest.mark.parametrize("text", ['{"demo.9": {"tries": 1, "do', "[1, 2]", '{"demo.9": 3}', '{"demo.9": {}}', "",
+                                  b"\xff\xfe", "[" * 200000])
+def test_a_broken_record_is_put_aside_and_a_new_one_begun(demo, text):
+    data = text if isinstance(text, bytes) else text.encode()
+    demo.write_bytes(data)
+    with pytest.warns(UserWarning, match=r"progress.json: expected a record .*progress.json.bad$") as seen:
+        assert check("demo.9", torch.mm)
+    assert len(seen) == 1
+    assert json.loads(demo.read_text()) == {"demo.9": {"tries": 1, "done": True}}
+    assert demo.with_name("progress.json.bad").read_bytes() == data
+    demo.write_bytes(data)  # again: both are kept
+    with pytest.warns(UserWarning, match="progress.json.bad2"):
+        assert "1 of 1 done" in repr(progress("demo"))  # what this session did is known
+    assert sorted(f.name for f in demo.parent.iterdir()) == ["progress.json.bad", "progress.json.bad2"]
+
+
+def test_an_answer_that_exits_is_told_so_but_an_interrupt_goes_through(demo):
+    assert "your function raised SystemExit: 3" in check("demo.9", lambda a, b: sys.exit(3)).message
+
+    def interrupted(a, b):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check("demo.9", interrupted)

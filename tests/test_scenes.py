@@ -515,3 +515,44 @@ def test_many_views_of_one_world():
 def test_a_loader_can_read_them():
     loader = torch.utils.data.DataLoader(PairDataset(0, size=8), sampler=range(6), batch_size=3, collate_fn=lambda items: items)
     assert [len(items) for items in loader] == [3, 3]
+
+
+# --- arguments of the wrong kind ---
+
+def two_views():
+    return View(IMAGE[0], CAMERA[0]), View(IMAGE[1], CAMERA[1])
+
+
+def test_stacking_promotes_nothing_and_says_whose_shape_differs():
+    a, b = two_views()
+    with pytest.raises(ValueError, match=r"views\[0\], views\[1\]: expected one dtype"):
+        stack_views([a, b.to(torch.float64)])
+    with pytest.raises(ValueError, match=r"views\[1\]: expected the shapes of the first"):
+        stack_views([a, View(IMAGE[:2], CAMERA[:2])])
+    with pytest.raises(ValueError, match=r"views\[1\]: expected the shapes of the first"):
+        stack_views([View(IMAGE[:2], CAMERA[:2]), View(IMAGE[:2], CAMERA[0])])
+    with pytest.raises(ValueError, match=r"views\[1\]: expected the shapes of the first"):
+        stack_views([a, View(IMAGE[1][..., :2, :], CAMERA[1].cropped(0, 0, 2, 6))])
+    with pytest.raises(TypeError, match=r"views\[1\]: expected a View, got NoneType"):
+        stack_views([a, None])
+
+
+@pytest.mark.parametrize(("name", "call"), [
+    ("camera", lambda: ProceduralWorld(0).render(None)),
+    ("camera", lambda: ProceduralWorld(0).trace(None)),
+    ("src", lambda: reproject(None, two_views()[0])),
+    ("dst", lambda: reproject(two_views()[0], None)),
+    ("dataset", lambda: collect(None, 1)),
+    ("batch_size", lambda: collect(PairDataset(size=8), 1, batch_size=0)),
+    ("start", lambda: collect(PairDataset(size=8), 1, start=-1)),
+    ("radius", lambda: PairDataset(radius=3.0)),
+    ("radius", lambda: PairDataset(radius=(3.0,))),
+    ("radius", lambda: PairDataset(radius=("a", "b"))),
+    ("elevation_deg", lambda: MultiViewDataset(elevation_deg=None)),
+    ("orbit_deg", lambda: PairDataset(orbit_deg=10)),
+    ("jitter", lambda: PairDataset(jitter="a")),
+    ("size", lambda: PairDataset(size=16.0)),
+])
+def test_arguments_of_the_wrong_kind_are_named(name, call):
+    with pytest.raises((TypeError, ValueError), match=f"^{name}: expected"):
+        call()

@@ -628,3 +628,26 @@ def test_bfloat16_on_a_gpu(tmp_path):
         out = fit(linear().cuda(), loss, normal, config(bf16=bf16), tmp_path / str(bf16))
         assert seen[-1] == dtype and out.module.weight.dtype == torch.float32
         assert out.record["peak_memory_bytes"] > 0 and out.record["device"] == torch.cuda.get_device_name()
+
+
+@pytest.mark.parametrize(("error", "name", "value"), [
+    (TypeError, "betas", 0.9),
+    (TypeError, "betas", (0.9,)),
+    (TypeError, "betas", (0.9, 0.99, 0.5)),
+    (TypeError, "betas", "ab"),
+    (TypeError, "betas", ("a", "b")),
+    (ValueError, "betas", (0.9, 1.0)),
+    (ValueError, "betas", (-0.1, 0.9)),
+    (TypeError, "bf16", 1),
+    (TypeError, "bf16", "no"),
+    (TypeError, "scale", None),
+    (TypeError, "scale", 3),
+    ((TypeError, ValueError), "steps", 20.0),
+])
+def test_configs_of_the_wrong_type_name_the_number(error, name, value):
+    with pytest.raises(error, match=f"^{name}: expected"):
+        config(**{name: value})
+
+
+def test_betas_may_come_as_a_records_list():
+    assert config(betas=[0.8, 0.9]) == config(betas=(0.8, 0.9))
