@@ -1172,7 +1172,7 @@ def _transforms_frame(where: str, folder: Path, entry: dict, options: _Options) 
     if missing := [key for key in ("file_path", "transform_matrix") if key not in entry]:
         raise ValueError(f"{where}: expected {missing[0]}, it is missing")
     model = "fish-eye" if entry.get("is_fisheye") else entry.get("camera_model", "PINHOLE")
-    check_choice(f"{where}, camera_model", model, ("PINHOLE", "OPENCV", "SIMPLE_PINHOLE", "PERSPECTIVE"))
+    check_choice(f"{where}, camera_model", str(model)[:60], ("PINHOLE", "OPENCV", "SIMPLE_PINHOLE", "PERSPECTIVE"))
     name, image = str(entry["file_path"]), _image_file(where, folder / str(entry["file_path"]))
     stated = "h" in entry and "w" in entry
     numbers = [float(_numbers(f"{where}, {k}", entry[k])) for k in "hw"] if stated else _size_on_disk(image)
@@ -1183,7 +1183,7 @@ def _transforms_frame(where: str, folder: Path, entry: dict, options: _Options) 
     others = {"depth": entry.get("depth_file_path"), "mask": entry.get("mask_path")}
     files = {kind: _listed(f"{where}, {kind}", folder / str(file)) for kind, file in others.items() if file}
     if entry.get("k4"):
-        raise ValueError(f"{where}: expected k4 = 0, got {entry['k4']}; programs disagree on what it multiplies")
+        raise ValueError(f"{where}: expected k4 = 0, got {str(entry['k4'])[:60]}; programs disagree on what it multiplies")
     lens = _lens(where, entry, options.undistort)
     return Frame(name, camera, image, depth_scale=options.depth_scale, distortion=lens, **files)
 
