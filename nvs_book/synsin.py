@@ -462,10 +462,11 @@ def choose_backend(
 ) -> str:  # "torch", "numba" or "pytorch3d"
     "The loops compiled with numba where they can run (CPU, numba installed), else plain torch."
     check_choice("backend", backend, choices)
+    fits = tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
     if backend == "auto":
-        return "numba" if tensor.device.type == "cpu" and has_numba() else "torch"
-    if backend == "numba" and tensor.device.type != "cpu":
-        raise ValueError(f"backend: 'numba' runs on the CPU, got tensors on {tensor.device}")
+        return "numba" if fits and has_numba() else "torch"
+    if backend == "numba" and not fits:
+        raise ValueError(f"backend: 'numba' runs on the CPU, in float32 or float64, got {tensor.dtype} on {tensor.device}")
     if backend == "numba" and not has_numba():
         raise ImportError("backend: 'numba' needs numba, which is not installed: pip install 'nvs_book[fast]'")
     return backend

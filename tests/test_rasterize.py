@@ -348,6 +348,14 @@ def test_splat_knows_its_backends(backend):
         splat(cloud()[2], broken(), backend=backend)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_takes_the_plain_path(dtype):
+    features, fragments = cloud()[2].to(dtype), broken().to(dtype)
+    assert torch.equal(splat(features, fragments), splat(features, fragments, backend="torch"))
+    with pytest.raises(ValueError, match="backend: 'numba' runs on the CPU, in float32 or float64, got torch"):
+        splat(features, fragments, backend="numba")
+
+
 def test_fragments_compare_by_identity():
     a, b = broken(), broken()
     assert a == a and a != b and len({a, b}) == 2
