@@ -435,8 +435,9 @@ def denormalize_intrinsics(
 ) -> Float[Tensor, "*b 3 3"]:  # pixels
     "K in pixels from a K for an image that spans [0, 1] x [0, 1]."
     check_tensor("K", K, "... 3 3")
-    if K.numel() and (size := K.detach()[..., :2, :].abs().max().item()) > 10:
-        raise ValueError(f"K: expected numbers divided by the image size, got {size:.4g}, which looks like pixels")
+    k = K.detach().abs()
+    if K.numel() and (k[..., :2, :2].max() > 100 or k[..., :2, 2].max() > 10):  # a focal length of 100 widths sees half a degree
+        raise ValueError(f"K: expected numbers divided by the image size, got {k.max().item():.4g}, which looks like pixels")
     K = K * K.new_tensor([width, height, 1.0])[:, None]
     _check_intrinsics(K, height, width)
     return K
