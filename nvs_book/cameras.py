@@ -213,8 +213,8 @@ def rays_through(
 
 
 def _check_camera(name: str, camera) -> None:
-    "Refuse what is no camera."
-    if not isinstance(camera, Camera):
+    "Refuse what is no camera; anything with a camera's four fields is one."
+    if not all(hasattr(camera, field) for field in ("K", "c2w", "height", "width")):
         raise TypeError(f"{name}: expected a Camera, got {type(camera).__name__}")
 
 # %% ../nbs/foundations/01_cameras.ipynb #resize-intrinsics
