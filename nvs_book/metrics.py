@@ -21,20 +21,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .checks import check_choice, check_mask, check_number, check_same, check_tensor
+from .checks import check_broadcast, check_choice, check_mask, check_number, check_same, check_tensor
 
-# %% ../nbs/foundations/03_metrics.ipynb #common-lead
-def _common_lead(
-    **shapes: Sequence[int],  # leading dimensions, by the name of their argument
-) -> torch.Size:  # the leading dimensions of the result
-    "Leading dimensions that all arguments broadcast to."
-    try:
-        return torch.broadcast_shapes(*shapes.values())
-    except RuntimeError:
-        found = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
-        raise ValueError(f"{', '.join(shapes)}: expected leading dimensions that broadcast, got {found}") from None
-
-
+# %% ../nbs/foundations/03_metrics.ipynb #at-least-float32
 def _at_least_float32(x: Tensor) -> Tensor:
     "Half precision becomes float32; the rest stays."
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
@@ -68,7 +57,7 @@ def _comparable_images(
     size = _check_image("image_true", image_true, data_range, smallest)
     _check_image("image_pred", image_pred, data_range, smallest, **size)
     check_same(image_pred=image_pred, image_true=image_true)
-    lead = _common_lead(image_pred=image_pred.shape[:-3], image_true=image_true.shape[:-3])
+    lead = check_broadcast(image_pred=image_pred.shape[:-3], image_true=image_true.shape[:-3])
     return tuple(_at_least_float32(image).expand(*lead, *image.shape[-3:]) for image in (image_pred, image_true))
 
 # %% ../nbs/foundations/03_metrics.ipynb #pixel-mean
@@ -80,7 +69,7 @@ def _pixel_mean(
     if mask is None:
         return values.mean((-2, -1))
     check_mask("mask", mask, "... h w", h=values.shape[-2], w=values.shape[-1])
-    _common_lead(mask=mask.shape[:-2], images=values.shape[:-2])
+    check_broadcast(mask=mask.shape[:-2], images=values.shape[:-2])
     if mask.device != values.device:
         raise ValueError(f"mask: expected device {values.device}, got {mask.device}")
     count = mask.sum((-2, -1))
@@ -332,7 +321,7 @@ def clip_score(
     captions = [other] if isinstance(other, str) else other
     if not is_text:
         _check_image("other", other)
-        lead = _common_lead(image=lead, other=other.shape[:-3])
+        lead = check_broadcast(image=lead, other=other.shape[:-3])
     elif not all(isinstance(c, str) for c in captions) or (len(captions) != count and not isinstance(other, str)):
         raise ValueError(f"other: expected images, one caption, or a caption for each of {count} images, got {other!r}")
     network, processor = model if isinstance(model, tuple) else _load_clip(str(model))
@@ -370,7 +359,7 @@ def _clouds(**clouds: Float[Tensor, "... 3"]) -> list[Float[Tensor, "... 3"]]:
         if check_tensor(name, points, "... n 3")["n"] == 0:
             raise ValueError(f"{name}: expected at least one point, got an empty cloud")
     check_same(**clouds)
-    lead = _common_lead(**{name: points.shape[:-2] for name, points in clouds.items()})
+    lead = check_broadcast(**{name: points.shape[:-2] for name, points in clouds.items()})
     return [_at_least_float32(points).expand(*lead, *points.shape[-2:]) for points in clouds.values()]
 
 
@@ -433,7 +422,7 @@ def mask_iou(
     size = check_mask("mask_true", mask_true, "... h w")
     check_mask("mask_pred", mask_pred, "... h w", **size)
     check_same(mask_pred=mask_pred, mask_true=mask_true)
-    _common_lead(mask_pred=mask_pred.shape[:-2], mask_true=mask_true.shape[:-2])
+    check_broadcast(mask_pred=mask_pred.shape[:-2], mask_true=mask_true.shape[:-2])
     both, either = (mask_pred & mask_true).sum((-2, -1)), (mask_pred | mask_true).sum((-2, -1))
     return torch.where(either > 0, both / either.clamp(min=1), 1.0)
 
@@ -470,7 +459,7 @@ def _comparable_depths(
         if mask.device != depth_true.device:
             raise ValueError(f"mask: expected device {depth_true.device}, got {mask.device}")
     parts = {"depth_pred": depth_pred, "depth_true": depth_true} | ({} if mask is None else {"mask": mask})
-    lead = _common_lead(**{name: part.shape[:-2] for name, part in parts.items()})
+    lead = check_broadcast(**{name: part.shape[:-2] for name, part in parts.items()})
     pred, true = (_at_least_float32(depth).expand(*lead, *depth.shape[-2:]) for depth in (depth_pred, depth_true))
     asked = ~true.isnan() if mask is None else ~true.isnan() & mask
     given = asked & ~pred.isnan()
