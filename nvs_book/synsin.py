@@ -1036,6 +1036,10 @@ def splat_view(
     points_per_pixel: int = 8,  # K
 ) -> tuple[Float[Tensor, "*b c H W"], Float[Tensor, "*b H W"]]:  # moved, not divided by the coverage; coverage, 0 … 1
     "Unproject, move, splat: the renderer $\\pi$ of eq. N1."
+    check_tensor("features", features, "... c h w", finite=False, h=camera_source.height, w=camera_source.width)
+    check_tensor("depth", depth, "... h w", finite=False, h=camera_source.height, w=camera_source.width)
+    check_broadcast(features=features.shape[:-3], depth=depth.shape[:-2],
+                    camera_source=camera_source.batch_shape, camera_target=camera_target.batch_shape)
     points = hide_unknown(camera_source.unproject(depth).flatten(-3, -2), camera_target)
     per_point = torch.cat([features, torch.ones_like(features[..., :1, :, :])], -3).flatten(-2).mT
     moved = render_points(points, per_point, camera_target, radius, points_per_pixel)
@@ -1140,6 +1144,7 @@ class SynSin(nn.Module):
         if depth is None:
             depth = self.predict_depth(image)
         check_tensor("depth", depth, "... h w", finite=False, h=camera_source.height, w=camera_source.width)
+        check_broadcast(image=batch, depth=depth.shape[:-2])
         moved, coverage = self.splat_to(torch.cat([image, self.encode(image)], -3), depth, camera_source, camera_target)
         colour, features = moved[..., :3, :, :] / coverage.unsqueeze(-3).clamp(min=1e-3), moved[..., 3:, :, :]
         return SynSinOutput(self.refine(colour, features, coverage), depth, colour, features, coverage)
@@ -1490,6 +1495,7 @@ def egocentric_prior(
     check_tensor("depth", depth, "... h w", finite=False, h=camera_exo.height, w=camera_exo.width)
     h, w = map(check_tensor("features", features, "... c h w").get, "hw")
     check_same(image=image, features=features, depth=depth)
+    batch = check_broadcast(image=batch, features=features.shape[:-3], depth=depth.shape[:-2])
     ego = camera_ego.resized(*(size or (h, w)))
     points, colour = points_of_patches(image, depth, camera_exo, h, w)
     points = hide_unknown(points, ego)

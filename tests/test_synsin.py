@@ -516,3 +516,19 @@ def test_import_leaves_scipy_for_when_it_is_needed():
     code = "import sys, nvs_book.synsin; print([name for name in sys.modules if name.split('.')[0] == 'scipy'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_batches_that_do_not_fit_are_named():
+    source, target = cameras(2)
+    image, depth, features = torch.rand(2, 3, 24, 32), torch.ones(2, 24, 32), torch.rand(2, 5, 6, 8)
+    three = torch.ones(3, 24, 32)
+    with pytest.raises(ValueError, match=r"features \(2,\), depth \(3,\)"):
+        splat_view(image, three, source, target)
+    with pytest.raises(ValueError, match="features: expected shape"):
+        splat_view(features, depth, source, target)
+    with pytest.raises(ValueError, match=r"depth \(3,\)"):
+        egocentric_prior(image, features, three, source, target)
+    with pytest.raises(ValueError, match=r"features \(3,\)"):
+        egocentric_prior(image, torch.rand(3, 5, 6, 8), depth, source, target)
+    with pytest.raises(ValueError, match=r"image \(2,\), depth \(3,\)"):
+        SynSin(**SMALL)(image, source, target, depth=three)
