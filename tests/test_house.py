@@ -96,6 +96,15 @@ def test_notebook_reads_whole_and_light(path):
 
 
 @by_name
+def test_no_picture_is_hidden_from_the_reader(path):
+    from nvs_book.book import directives
+
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    hidden = [cell for cell in cells if "hide" in directives(cell.source)[0]]
+    assert not [cell.id for cell in hidden for output in cell.outputs if "image/png" in output.get("data", {})]
+
+
+@by_name
 def test_chapter_has_a_title_and_a_headline(path):
     from nvs_book.book import read_run
 
