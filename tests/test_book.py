@@ -1,9 +1,14 @@
 """The run of the whole book: every chapter at tiny, the table, the site; and what happens where a chapter fails."""
 
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+import time
 from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +16,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -23,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 def built(tmp_path_factory):
     "One run of the whole book, as `make book` does it, into a folder of its own."
     folder = tmp_path_factory.mktemp("book")
-    code = book.main(["--root", str(ROOT), "--site", str(folder / "site"), "--scratch", str(folder / "scratch")])
+    code = book.make_book(root=ROOT, site=folder / "site", scratch=folder / "scratch")
     return code, folder
 
 
@@ -190,7 +196,7 @@ def small(tmp_path) -> Path:
 
 def test_failing_chapter_is_named_and_does_not_stop_the_others(small, capsys, monkeypatch):
     monkeypatch.delenv("NVS_BOOK_SCALE", raising=False)
-    code = book.main(["--root", str(small), "--no-site", "--jobs", "2"])
+    code = book.make_book(root=small, site=False, jobs=2)
     table = capsys.readouterr().out
     assert code == 1
     assert re.search(r"10_good +error 0\.500 px +guessing 3\.25 px +\d", table)
@@ -235,20 +241,62 @@ def test_cells_not_for_this_machine_keep_their_outputs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("order", "message"),
     [
-        (["--root", "."], "no settings.ini beside an nbs/ folder"),
-        (["42", "--root", "SMALL"], "no chapter begins with 42; there are 10_good, 11_bad, 90_later"),
-        (["--readme", "--root", "SMALL"], "README.md"),
+        ({"root": "."}, "no settings.ini beside an nbs/ folder"),
+        ({"chapters": ["42"]}, "no chapter begins with 42; there are 10_good, 11_bad, 90_later"),
+        ({"chapters": ["10"], "run": False}, "run=False writes the site of all stored outputs"),
+        ({"readme": True}, "README.md"),
+        ({"scale": "huge"}, "scale"),
+        ({"device": "tpu"}, "device: expected cpu, cuda, cuda:1 or mps, got 'tpu'"),
+        ({"device": "cuda:99"}, "has no cuda:99"),
+        ({"jobs": 0}, "jobs"),
+        ({"timeout": 0}, "timeout"),
+        ({"site": "FULL"}, "holds something else than an older site"),
+        ({"site": "FILE"}, "is a file"),
     ],
 )
-def test_wrong_use_is_one_line(small, tmp_path_factory, monkeypatch, capsys, arguments, message):
-    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    assert book.main([str(small) if word == "SMALL" else word for word in arguments]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
+def test_wrong_use_is_one_line_before_any_work(small, tmp_path_factory, monkeypatch, order, message):
+    folder = tmp_path_factory.mktemp("elsewhere")
+    (folder / "thesis.txt").write_text("three years of work")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(book, "run_book", lambda *_: pytest.fail("ran"))
+    order = {"root": small, **order, "site": {"FULL": folder, "FILE": folder / "thesis.txt"}.get(order.get("site"), True)}
+    with pytest.raises((ValueError, OSError)) as problem:
+        book.make_book(**order)
+    said = str(problem.value)
     assert message in said
+    assert "\n" not in said
+    assert (folder / "thesis.txt").read_text() == "three years of work"
+
+
+def test_interrupted_run_ends_its_kernels_at_once(small):
+    tell = "pathlib.Path('pid').write_text(str(os.getpid()))"
+    notebook(small / "nbs" / "methods" / "12_long.ipynb", "import os, pathlib, time", tell, "time.sleep(600)")
+    order = f"from nvs_book.book import make_book; make_book(['12'], root={str(small)!r}, site=False)"
+    program = subprocess.Popen([sys.executable, "-c", order], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    seen = small / "nbs" / "methods" / "pid"
+    until = time.monotonic() + 60
+    while not (seen.exists() and seen.read_text()) and time.monotonic() < until:
+        time.sleep(0.1)
+    kernel = int(seen.read_text())
+    program.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in program.communicate(timeout=30)[1]
+    with pytest.raises(ProcessLookupError):
+        os.kill(kernel, 0)
+
+
+def test_scale_and_device_reach_the_kernel_and_the_record(small):
+    say = "import os; print(os.environ['NVS_BOOK_SCALE'], os.environ['NVS_BOOK_DEVICE'], os.environ['CUDA_VISIBLE_DEVICES'])"
+    notebook(small / "nbs" / "methods" / "12_says.ipynb", say, "import torch")
+    assert book.make_book(["12"], root=small, site=False, scale="small", device="cpu") == 0
+    run = book.read_run(small / "_build" / "book" / "executed" / "methods" / "12_says.ipynb")
+    assert run.notebook.cells[1].outputs[0].text == "small cpu \n"
+    assert {"scale": "small", "torch": torch.__version__}.items() <= run.about.items()
+    assert run.about["device"].startswith("cpu (")
+    assert run.about["commit"]
+    if sys.platform == "linux":
+        assert 5e7 < run.about["peak_memory_bytes"] < 1e10
 
 
 def test_saving_keeps_what_lasts(small):
@@ -257,7 +305,7 @@ def test_saving_keeps_what_lasts(small):
 display({"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "image/png": "aGk=", "text/plain": "Scrub"}, raw=True)"""
     progress = "import sys; _ = sys.stderr.write('\\r50%')"
     path = notebook(small / "nbs" / "methods" / "12_widget.ipynb", widget, progress)
-    assert book.main(["12", "10", "--root", str(small), "--no-site", "--save"]) == 0
+    assert book.make_book(["12", "10"], root=small, site=False, save=True) == 0
     saved = nbformat.read(path, 4)
     assert set(saved.cells[1].outputs[0].data) == {"image/png", "text/plain"}
     assert saved.cells[2].outputs == []
@@ -272,7 +320,7 @@ def test_saving_never_overwrites_an_edit(small, capsys):
     run = book.run_notebook(path, timeout=20)
     (small / "README.md").write_text("{}\n{}\n".format(*book.README_MARKS))
     edited = notebook(path, "x = 3  # newer").read_text()
-    book.save([run], small, "tiny")
+    book.store_outputs([run], small)
     assert path.read_text() == edited
     assert "10_good.ipynb was edited while it ran" in capsys.readouterr().err
 
