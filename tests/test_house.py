@@ -42,7 +42,7 @@ def tracked() -> list[Path]:
 def copy(tmp_path_factory) -> Path:
     "The sources alone: what a packager or nbdev starts from."
     folder = tmp_path_factory.mktemp("copy") / "nvs_book"
-    built = (".*", "_site", "_build", "build", "dist", "runs", "*.egg-info", "__pycache__", "golden", "vendor")
+    built = (".*", "_site", "_build", "build", "dist", "runs", "*.egg-info", "__pycache__", "vendor")
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*built))
     return folder
 
@@ -220,7 +220,7 @@ def test_every_extra_is_in_the_tried_set():
 
 
 @pytest.mark.slow
-def test_wheel_holds_weights_and_types(copy, tmp_path):
+def test_wheel_holds_weights_types_and_the_chapters(copy, tmp_path):
     done = run("-m", "build", "--no-isolation", "--outdir", tmp_path, copy)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert list(tmp_path.glob("*.tar.gz"))
@@ -230,6 +230,10 @@ def test_wheel_holds_weights_and_types(copy, tmp_path):
     weights = {f"nvs_book/weights/{path.name}" for path in WEIGHTS.glob("*") if path.suffix in (".safetensors", ".json")}
     assert {"nvs_book/py.typed", *(f"nvs_book/{module}.py" for module in MODULES), *weights} <= names
     assert not [name for name in names if name.startswith(("tests", "nbs", "site"))]
+    parts = [path for path in (ROOT / "nbs").glob("*/*.ipynb") if path.parent.name not in ("exercises", "workbench")]
+    chapters = {f"nvs_book/nbs/{path.parent.name}/{path.name}" for path in parts}
+    assert {name for name in names if name.startswith("nvs_book/nbs/")} == {*chapters, "nvs_book/nbs/index.ipynb"}
+    assert {f"nvs_book/golden/{path.name}" for path in (ROOT / "tests" / "golden").glob("*.npz")} <= names
     assert "License-Expression: Apache-2.0" in metadata
     for extra in ("book", "dev", "pretrained", "fast", "all"):
         assert f"Provides-Extra: {extra}" in metadata
