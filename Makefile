@@ -10,6 +10,7 @@ PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c '$(SUPPORTED)' 2>/dev/null &
 VENV ?= .venv
 STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin/python
+CLI := $(VENV)/bin/nvs-book
 ifdef PIP_EXTRA_INDEX_URL
 export PIP_EXTRA_INDEX_URL
 endif
@@ -32,26 +33,26 @@ $(STAMP): settings.ini constraints.txt setup.py pyproject.toml
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
 	@touch $(STAMP)
 
-book: $(STAMP)  ## run every chapter, print the table of results, write _site/index.html (NVS_BOOK_SCALE=tiny|small|full)
-	@$(RUN) -m nvs_book.book $(ARGS)
+book: $(STAMP)  ## run every chapter, print the table of results, write _site/index.html (ARGS="--scale small 10")
+	@$(CLI) book $(ARGS)
 
 site: $(STAMP)  ## only write _site/, of the outputs that nbs/ holds
-	@$(RUN) -m nvs_book.book --no-run $(ARGS)
+	@$(CLI) book --no-run $(ARGS)
 
 save: $(STAMP)  ## the same, and store the outputs in nbs/ and the results in README.md
-	@$(RUN) -m nvs_book.book --save $(ARGS)
+	@$(CLI) book --save $(ARGS)
 
 readme: $(STAMP)  ## write the results that nbs/ holds into README.md, without running anything
-	@$(RUN) -m nvs_book.book --readme
+	@$(CLI) book --readme
 
 test: $(STAMP)  ## the whole test suite
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -n $${JOBS:-2} --dist loadgroup $(ARGS)
 
-lab: $(STAMP)  ## JupyterLab, in nbs/
-	@$(VENV)/bin/jupyter lab --notebook-dir=nbs $(ARGS)
+lab: $(STAMP)  ## JupyterLab on the student's copy, in student/: stubs to fill in, your work is never touched (ARGS=--source for nbs/)
+	@$(CLI) lab $(ARGS)
 
-bench: $(STAMP)  ## every benchmark: one JSON line each
-	@for script in benchmarks/[a-z]*.py; do $(RUN) $$script $(ARGS) || exit 1; done
+bench: $(STAMP)  ## every benchmark, with its ratio to a named peer
+	@$(CLI) bench $(ARGS)
 
 export: $(STAMP)  ## nbs/ -> nvs_book/, then clean the notebooks
 	@$(VENV)/bin/nbdev_export
