@@ -7,18 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from functools import partial
 from html.parser import HTMLParser
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import nbformat
 import pytest
 import torch
-from selenium import webdriver
-from selenium.webdriver.support.ui import WebDriverWait
 
 from nvs_book import book
 
@@ -94,77 +89,6 @@ def test_pages_hide_what_is_hidden_and_resolve_what_is_cited(built):
         assert "[@" not in re.sub(r"<code.*?</code>|<pre.*?</pre>", "", article, flags=re.S), page.name
     cameras = (site / "foundations" / "01_cameras.html").read_text(encoding="utf-8")
     assert re.search(r'href="\.\./api/cameras\.html#nvs_book\.cameras\.Camera"', cameras)
-
-
-# --- in a browser
-
-
-@pytest.fixture
-def browser():
-    "Chromium without a window; the test is skipped where there is none."
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    driver = shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("needs chromium and chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in ("headless=new", "no-sandbox", "disable-background-networking", "disable-component-update", "disable-sync"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
-
-
-@pytest.fixture
-def address(built):
-    "The built site, served."
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(built[1] / "site"))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def requested(browser) -> list[str]:
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
-    return [url for url in sent if not url.startswith(("data:", "blob:", "chrome:"))]
-
-
-WIDE = """const inside = e => { for (let p = e.parentElement; p; p = p.parentElement)
-    if (getComputedStyle(p).overflowX != 'visible' && p != document.body) return true; return false; };
-return [...document.querySelectorAll('.bd-article *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !inside(e))
-    .map(e => e.tagName + '.' + e.className)"""
-
-
-@pytest.mark.slow
-@pytest.mark.xdist_group("book")
-@pytest.mark.parametrize("width", [390, 1300])
-def test_pages_in_a_browser(browser, address, width):
-    "Nothing is fetched from elsewhere, nothing is wider than the window, formulas are set, 3D figures drawn when scrolled to."
-    ask, size = browser.execute_script, {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-
-    def wait(condition):
-        WebDriverWait(browser, 60).until(lambda _: ask(f"return {condition}"))
-
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    for page in ("index", "foundations/01_cameras", "foundations/04_viewers", "methods/10_synsin", "api/cameras"):
-        browser.get(f"{address}/{page}.html")
-        wait("document.readyState == 'complete'")
-        wait("!document.querySelector('.math') || !!document.querySelector('mjx-container')")
-        assert ask(WIDE) == [], page
-        assert ask("return document.querySelectorAll('[data-mjx-error]').length") == 0, page
-        assert ask("return [...document.querySelectorAll('.cell_output img')].filter(i => !i.alt).length") == 0, page
-        if ask("return !!document.querySelector('.plotly-figure')"):
-            ask("document.querySelector('.plotly-figure').scrollIntoView()")
-            wait("!!document.querySelector('.plotly-figure[data-drawn] .main-svg')")
-    assert [url for url in requested(browser) if not url.startswith(address)] == []
-    assert [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
 # --- a small book that fails
@@ -366,8 +290,14 @@ def test_page_cell_hides_folds_and_describes():
     assert book.page_cell(cell("#| hide\nx = 1"), "H") == []
     assert book.page_cell(cell("#| default_exp name"), "H") == []
     assert book.page_cell(cell("import math\n\nfrom torch import nn"), "H")[0].metadata["tags"] == ["hide-input"]
-    solved = book.page_cell(cell("def f():\n    ### BEGIN SOLUTION\n    return 1\n    ### END SOLUTION"), "H")[0]
+    assert book.page_cell(cell("#| student\nprogress()"), "H") == []
+    stub, solved = book.page_cell(cell("def f():\n    ### BEGIN SOLUTION\n    return 1\n    ### END SOLUTION"), "H")
+    assert "NotImplementedError" in stub.source
+    assert "return 1" not in stub.source
+    assert stub.metadata.get("tags", []) == []
+    assert solved.source == "def f():\n    return 1\n"
     assert solved.metadata["tags"] == ["hide-input"]
+    assert solved.metadata["mystnb"]["code_prompt_show"] == "Show the solution"
     assert book.page_cell(cell("#| hide_input\nx"), "H")[0].metadata["tags"] == ["remove-input"]
     drawn = book.page_cell(cell("#| fig-cap: A *ring*\nplot()", **{"image/png": "aGk="}), "H")[0]
     assert drawn.metadata["mystnb"] == {"image": {"alt": "A ring"}, "figure": {"caption": "A *ring*"}}
@@ -379,9 +309,11 @@ def test_page_cell_hides_folds_and_describes():
 
 def test_page_output_makes_figures_lazy_and_widgets_still():
     figure = {"data": [{"type": "scatter", "x": [1], "text": "</script>"}], "layout": {"height": 300}}
-    made = book.page_output(nbformat.v4.new_output("display_data", {book.PLOTLY: figure, "text/html": "<script>5 MB</script>"}))
+    output = nbformat.v4.new_output("display_data", {book.PLOTLY: figure, "text/html": "<script>5 MB</script>"})
+    made = book.page_output(output, 'A "ring"')
     assert list(made.data) == ["text/html"]
     assert "height:300px" in made.data["text/html"]
+    assert 'role="img" aria-label="A &quot;ring&quot;"' in made.data["text/html"]
     assert made.data["text/html"].count("</script>") == 1
     still = book.page_output(nbformat.v4.new_output("display_data", {book.WIDGET: {}, "image/png": "aGk="}))
     assert "JupyterLab" in still.data["text/html"]
@@ -394,3 +326,161 @@ def test_page_output_makes_figures_lazy_and_widgets_still():
 )
 def test_quantity(value, unit, expected):
     assert book.quantity(value, unit) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("It is long. The curve shows how it *falls* with $n$.\n\n$$a = b$$", "H: The curve shows how it falls with n."),
+        ("Old.\n\nA sum, by its [definition](a.ipynb) [@key]. And more.", "H: A sum, by its definition ."),
+        ("## Only a heading", "Figure to: H"),
+        ("", "Figure to: H"),
+    ],
+)
+def test_alternative_text_is_the_sentence_above_that_speaks_of_the_picture(text, expected):
+    assert book.alternative(text, "H") == expected
+
+
+def test_equations_get_anchors_and_are_linked():
+    pages = book.Pages(Path("/clone"), {})
+    text = pages.prose("By eq. 1 and eqs. 2 and 7, `eq. 1`:\n\n$$a = b \\tag{1}$$\n", Path("/clone/nbs"), ["1", "2"])
+    assert '<a class="eq-ref" href="#eq-1">eq. 1</a> and <a class="eq-ref" href="#eq-2">eqs. 2</a> and 7, `eq. 1`' in text
+    assert re.search(r'\n\n<div class="anchor" id="eq-1"></div>\n\n\$\$a', text)
+
+
+def test_page_links_cells_equations_and_tests(small):
+    (small / "lib").mkdir()
+    source = '#| export\ndef double(x):\n    "Twice (eq. 1)."\n    return 2 * x\n\n\ndef _own(x):\n    return x'
+    path = notebook(
+        small / "nbs" / "methods" / "13_equal.ipynb", "#| default_exp twice", source, "assert double(1) == 2  # eq. 1"
+    )
+    stored = nbformat.read(path, 4)
+    stored.cells.insert(1, nbformat.v4.new_markdown_cell("$$y = 2x \\tag{1}$$", id="formula"))
+    nbformat.write(stored, path)
+    (small / "lib" / "twice.py").write_text(source)
+    (small / "tests").mkdir()
+    test = '"Twice."\nfrom lib.twice import double\n\n\ndef test_it():\n    assert double(2) == 4\n'
+    (small / "tests" / "test_twice.py").write_text(test)
+    (small / "settings.ini").write_text("[DEFAULT]\nlib_path = lib\n")
+    run = book.read_run(path)
+    pages = book.read_pages(small, [run])
+    page = "\n".join(cell.source for cell in book.page_notebook(run, pages).cells)
+    assert '<div class="anchor" id="cell-step-2"></div>\n' in page
+    assert '<a href="../api/twice.html#lib.twice.double"><code>double</code></a>' in page
+    assert '| <a href="#eq-1">(1)</a> |' in page
+    assert '<a href="#cell-step-3">a check</a>' in page
+    assert '<a href="../tests/test_twice.html#test_it">it</a>' in page
+    assert "_own" not in page.replace(source.split("\n", 1)[1], "")
+    entry = book.reference_page(run, "methods/13_equal", pages)
+    assert ".. autofunction:: lib.twice.double" in entry
+    made = '<a href="../methods/13_equal.html#cell-step-2">13 · A title</a>'
+    assert f'{made}. Tested by <a href="../tests/test_twice.html#test_it">' in entry
+    assert '<div class="anchor" id="test_it"></div>' in book.tests_page(small / "tests" / "test_twice.py")
+
+
+def test_cards_know_what_comes_before(small):
+    notebook(small / "nbs" / "foundations" / "01_first.ipynb", "#| default_exp first")
+    follows = "#| export\nfrom nvs_book.first import y"
+    notebook(small / "nbs" / "foundations" / "02_next.ipynb", "#| default_exp next\nfrom nvs_book.late import x", follows)
+    late = "#| export\nfrom nvs_book.next import z\n"
+    notebook(small / "nbs" / "methods" / "12_late.ipynb", "#| default_exp late", late, "a = 1\n" * 400)
+    shown = book.chapter_cards(small / "nbs")._repr_mimebundle_()
+    facts = {fact["number"]: fact for fact in shown[book.CHAPTERS]}
+    assert facts["01"]["needs"] == []
+    assert facts["02"]["needs"] == ["01"]  # what a check imports from later chapters does not count
+    assert facts["12"]["needs"] == ["02"]
+    assert facts["12"]["minutes"] == 15
+    card = book.page_output(nbformat.v4.new_output("display_data", shown)).data["text/html"]
+    said = "<b>12 · A title</b><span>It adds.</span><i>15 min to read · needs 02 A title</i>"
+    assert f'<a href="methods/12_late.html">{said}</a>' in card
+    assert "(methods/12_late.ipynb)" in shown["text/markdown"]
+    assert "runs in" not in card  # nobody ran it
+
+
+def test_divider_has_a_control_with_a_name_and_a_still_picture():
+    import matplotlib.pyplot as plt
+
+    image = torch.rand(3, 8, 10)
+    shown = book.divider(image, image.flip(2), ("made", "the real one"), plt.figure())._repr_mimebundle_()
+    assert shown["image/png"].startswith("iVBOR")
+    text = book.page_output(nbformat.v4.new_output("display_data", shown)).data["text/html"]
+    assert re.search(r'<input type="range" [^>]*aria-label="[^"]*made[^"]*the real one"', text)
+    assert text.count('width="10" height="8" src="data:image/webp;base64,') == 2
+
+
+# --- results
+
+
+def test_results_page_has_only_what_was_measured(small):
+    weights = small / "lib" / "weights"
+    weights.mkdir(parents=True)
+    (small / "lib" / "__init__.py").touch()
+    record = {"scale": "small", "seed": 3, "device": "cpu (x)", "commit": "c" * 40, "seconds": 61.4, "metrics": {"loss": 0.25}}
+    (weights / "net_3.json").write_text(json.dumps({**record, "config": {"steps": 2500}}))
+    assert book.make_book(["10"], root=small, site=False, save=False, scale="small") == 0
+    run = book.read_run(small / "_build" / "book" / "executed" / "methods" / "10_good.ipynb")
+    run.path = small / "nbs" / "methods" / "10_good.ipynb"
+    page = book.results_page([run, book.read_run(small / "nbs" / "methods" / "11_bad.ipynb")], small)
+    assert "| [10 · A title](methods/10_good.ipynb) | small | **0.500 px** error | 3.25 px guessing |" in page
+    assert "11" not in page.split("## Trained weights")[0]
+    assert "| `net_3` | small | 3 | 2,500 | loss 0.25 | 61 | cpu (x) | `cccccccccc` |" in page
+    columns = page.split("## Trained weights")[1].splitlines()[4]
+    assert "memory" not in columns
+    assert "torch" not in columns
+
+
+def test_numbers_of_other_scales_are_kept(small):
+    (small / "README.md").write_text("{}\n{}\n".format(*book.README_MARKS))
+    for scale in ("small", "tiny"):
+        assert book.make_book(["10"], root=small, site=False, save=True, scale=scale) == 0
+    run = book.read_run(small / "nbs" / "methods" / "10_good.ipynb")
+    assert run.about["scale"] == "tiny"
+    assert list(run.about["other_scales"]) == ["small"]
+    page = book.results_page([run], small)
+    assert [line.split(" | ")[1] for line in page.splitlines() if "methods/10_good" in line] == ["tiny", "small"]
+    assert book.make_book(["10"], root=small, site=False, save=True, scale="tiny") == 0
+    assert list(book.read_run(run.path).about["other_scales"]) == ["small"]
+
+
+# --- twice
+
+
+def contents_of(site: Path) -> dict[str, bytes]:
+    dates = re.compile(rb"\b\d{4}-\d\d-\d\d\b|\b[A-Z][a-z]+ \d{1,2}, \d{4}\b")
+    files = (path for path in sorted(site.rglob("*")) if path.is_file())
+    return {path.relative_to(site).as_posix(): dates.sub(b"DATE", path.read_bytes()) for path in files}
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("site")
+def test_site_built_twice_is_equal(tmp_path):
+    "In two copies of the clone, in two folders, with other hash seeds, at other times, by one process and by two."
+    sites, kept = [], ("nbs", "nvs_book", "site", "tests", "benchmarks", "settings.ini", "references.bib", "README.md")
+    for number, (seed, jobs) in enumerate([("1", 1), ("2", 2)]):
+        clone = tmp_path / f"clone-{'x' * number}"
+        clone.mkdir()
+        for name in kept:
+            skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "*.npz")
+            shutil.copytree(ROOT / name, clone / name, ignore=skip) if (ROOT / name).is_dir() else shutil.copy(ROOT / name, clone)
+        order = f"import sys; from nvs_book.book import make_book; sys.exit(make_book(run=False, jobs={jobs}))"
+        command, env = [sys.executable, "-c", order], {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        sites.append(contents_of(clone / "_site"))
+    first, second = sites
+    assert sorted(first) == sorted(second)
+    assert [name for name in first if first[name] != second[name]] == []
+    assert not [name for name in first if str(tmp_path).encode() in first[name]]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("site")
+def test_search_knows_titles_and_names(tmp_path):
+    assert book.make_book(root=ROOT, run=False, site=tmp_path / "site", scratch=tmp_path / "scratch") == 0
+    text = (tmp_path / "site" / "searchindex.js").read_text(encoding="utf-8")
+    index = json.loads(text.removeprefix("Search.setIndex(").removesuffix(")"))
+    titles = {title.lower() for title in index["alltitles"]}
+    assert {book.read_run(path).title.replace("`", "").lower() for path in book.find_chapters(ROOT / "nbs")} <= titles
+    names = {entry[4] for entries in index["objects"].values() for entry in entries}
+    assert {"look_at", "psnr", "splat", "plot_scene", "Camera"} <= names
+    assert not [page for page in index["docnames"] if page.startswith("tests/")]
