@@ -130,12 +130,16 @@ def check_path(
 def golden(
     name: str,  # file name without ".npz"
 ) -> dict[str, Tensor]:  # all arrays of the file (strings and the like are left out)
-    "Numbers of an original system on fixed inputs, from `tests/golden/` of the book's tree."
+    "Numbers of an original system on fixed inputs: from the tree around the working folder, else from where the package is."
     import numpy as np
 
-    for folder in (Path.cwd(), *Path.cwd().parents):
-        path = folder / "tests" / "golden" / f"{name}.npz"
+    import nvs_book
+
+    package = Path(nvs_book.__file__).resolve().parent
+    trees = (folder / "tests" / "golden" for folder in (Path.cwd(), *Path.cwd().parents, package.parent))
+    for folder in (*trees, package / "golden"):
+        path = folder / f"{name}.npz"
         if path.exists():
             with np.load(path, allow_pickle=False) as data:
                 return {k: torch.from_numpy(data[k]) for k in data.files if data[k].dtype.kind in "fiub"}
-    raise FileNotFoundError(f"name: no tests/golden/{name}.npz in {Path.cwd()} or any folder above it; run from the book's tree")
+    raise FileNotFoundError(f"name: no tests/golden/{name}.npz in {Path.cwd()}, in a folder above it, or beside the package")
