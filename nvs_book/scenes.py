@@ -1279,7 +1279,7 @@ def distort(
     xy: Float[Tensor, "... 2"],  # normalised coordinates of a pinhole, (X/Z, Y/Z)
     lens: tuple[float, ...],  # k1, k2, p1, p2, k3, k4, k5, k6
 ) -> Float[Tensor, "... 2"]:  # where the lens puts them, normalised
-    "Brown's lens distortion, eq. (R1)."
+    "Brown's lens distortion (eq. R1)."
     k1, k2, p1, p2, k3, k4, k5, k6 = lens
     x, y = xy.unbind(-1)
     r2 = x * x + y * y
