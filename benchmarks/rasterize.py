@@ -127,4 +127,4 @@ if __name__ == "__main__":
             growth(path)
             command = [sys.executable, __file__, "--peak", path]
             used = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-            report(f"2**20 points, peak memory in GB, {path}", used, "the bar", 2.5)
+            report(f"2**20 points, peak memory, {path}", used, "the bar", 2.5, unit="GB")
