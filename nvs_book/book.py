@@ -43,7 +43,7 @@ except ModuleNotFoundError as missing:
 
 from .checks import check_choice, check_number
 from .equations import CITED, DISPLAY, NUMBER, TestFunction, Trace
-from .equations import definitions, is_exported, read_tests, tags, tests_of, trace
+from .equations import definitions, is_exported, parsed, read_tests, tags, tests_that_know, trace
 from .exercises import stub
 
 # %% ../nbs/workbench/91_book.ipynb #directives
@@ -929,7 +929,7 @@ def exported_here(
     "What a cell adds to the package for everybody to use."
     if cell.cell_type != "code" or not is_exported(cell.source):
         return []
-    found = definitions(ast.parse(directives(cell.source)[1]))
+    found = definitions(parsed(directives(cell.source)[1]))
     return [name for name in found if "." not in name and not name.startswith("_")]
 
 # %% ../nbs/workbench/91_book.ipynb #test-links
@@ -987,10 +987,11 @@ def reference_page(
     short = module_of(run.notebook)
     module, source = f"{pages.library}.{short}", pages.root / pages.library / f"{short}.py"
     code, lines = source.read_text(encoding="utf-8"), [f".. automodule:: {module}", ""]
-    kinds = {node.name: type(node) for node in ast.parse(code).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    kinds = {node.name: type(node) for node in parsed(code).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    near = tests_that_know(short, pages.tests)
     for cell in run.notebook.cells:
         for name in exported_here(cell):
-            reached = [test for test in tests_of(name, short, code, pages.tests) if name in test.uses]
+            reached = [test for test in near if name in test.uses]
             hidden = "hide" in directives(cell.source)[0]
             at = "" if hidden else f"#cell-{cell.id}"
             said = f'Made in <a href="../{place}.html{at}">{run.name[:2]} · {html.escape(run.title)}</a>'
@@ -1020,7 +1021,7 @@ def tests_page(
 ) -> str:  # Markdown
     "A test file, with an anchor at each test."
     text = path.read_text(encoding="utf-8")
-    tree, lines, parts, begin = ast.parse(text), text.splitlines(), [], 0
+    tree, lines, parts, begin = parsed(text), text.splitlines(), [], 0
     starts = {}
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
