@@ -2037,7 +2037,7 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 # %% ../nbs/foundations/06_exercises.ipynb #in-function
-SOLUTION = re.compile(r"^([ \t]*)### BEGIN SOLUTION.*?### END SOLUTION[^\n]*", re.M | re.S)
+SOLUTION = re.compile(r"^([ \t]*)### BEGIN[ ]SOLUTION.*?### END[ ]SOLUTION[^\n]*", re.M | re.S)
 DIRECTIVE_LINE = re.compile(r"^[ \t]*#[ \t]*\|[ \t]*([\w-]+).*\n?", re.M)
 
 
@@ -2086,8 +2086,11 @@ def _names(source: str) -> tuple[set, set]:  # bound, used
         tree = ast.parse("\n".join(lines))
     except SyntaxError:
         return set(), set()
-    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-    return _bound(tree.body), used
+    bound, used = set(), set()
+    for node in tree.body:  # what the cell has bound before is its own
+        used |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)} - bound
+        bound |= _bound([node])
+    return bound, used
 
 
 def _dependent(sources: list[str]) -> list[bool]:
@@ -2095,7 +2098,7 @@ def _dependent(sources: list[str]) -> list[bool]:
     tainted, found = set(), []
     for source in sources:
         bound, used = _names(source)
-        found.append("### BEGIN SOLUTION" in source or bool(used & tainted))
+        found.append(bool(SOLUTION.search(source) or used & tainted))
         tainted = tainted | bound if found[-1] else tainted - bound
     return found
 
@@ -2116,7 +2119,7 @@ def _code_cell(cell: dict, source: str, depends: bool) -> dict | None:
     metadata = {key: value for key, value in cell.get("metadata", {}).items() if key in ("tags", "jupyter")}
     if found & {"hide", "hide_input"}:
         metadata["jupyter"] = {**metadata.get("jupyter", {}), "source_hidden": True}
-    if depends and "### BEGIN SOLUTION" not in source and not re.match(r"check\(", text):
+    if depends and not SOLUTION.search(source) and not re.match(r"check\(", text):
         metadata["tags"] = sorted({*metadata.get("tags", []), "raises-exception"})
     outputs = [] if depends else [{**o, **({"execution_count": None} if "execution_count" in o else {})} for o in cell["outputs"]]
     return {**cell, "metadata": metadata, "source": text.splitlines(True), "outputs": outputs, "execution_count": None}
@@ -2251,8 +2254,9 @@ def student_copy(
     root=None,  # the folder that holds nbs/; None: the clone at hand, or the package
 ) -> Edition:  # what was written, updated, kept
     "Write or update a student's copy of the book; what the student has edited is never touched."
-    files, folder = _edition(_book(root)), Path(folder)
-    _check_folder(folder)
+    home, folder = _book(root), Path(folder)
+    _check_folder(folder, home / "nbs")
+    files = _edition(home)
     record, done, writes, notes = _read_edition(folder), {}, {}, {}
     for name, (data, text) in files.items():
         what, path, notes[name] = _plan(folder, name, data, text, record.get(name))
@@ -2260,16 +2264,19 @@ def student_copy(
         done.setdefault(what, []).append((name, path.relative_to(folder).as_posix()) if what == "beside" else name)
     edition = _hash("".join(text for _, text in files.values()).encode())[:8]
     stored = json.dumps({"edition": edition, "files": {**record, **notes}}, indent=1).encode()
-    home = folder / ".nvs-book" / "edition.json"
-    writes.update({} if _disk(home) == _hash(stored) else {home: stored})
+    note = folder / ".nvs-book" / "edition.json"
+    writes.update({} if _disk(note) == _hash(stored) else {note: stored})
     _write(writes)
     return Edition(folder, edition, **{what: tuple(names) for what, names in done.items()})
 
 
-def _check_folder(folder: Path) -> None:
-    "Refuse a folder that holds something else."
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"folder: expected a folder, {folder} is a file")
+def _check_folder(folder: Path, notebooks: Path) -> None:
+    "Refuse a folder that holds something else, or lies among the book's own notebooks."
+    if notebooks.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise ValueError(f"folder: expected a place outside the book's own notebooks, got {folder}")
+    there = next(place for place in (folder, *folder.resolve().parents) if place.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"folder: expected a folder, {there} is a file")
     try:
         others = [path.name for path in folder.iterdir() if not path.name.startswith(".")] if folder.exists() else []
     except OSError as e:
