@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fastcore.docments import docments
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
+sys.path.insert(0, str(HERE))  # finish.py
 parser = ConfigParser(delimiters=["="])
 parser.read(ROOT / "settings.ini", encoding="utf-8")
 settings = parser["DEFAULT"]
@@ -26,6 +28,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "sphinxcontrib.bibtex",
+    "finish",
 ]
 exclude_patterns = ["**.partial"]
 
@@ -33,6 +36,8 @@ exclude_patterns = ["**.partial"]
 nb_execution_mode = "off"
 nb_render_markdown_format = "myst"
 nb_ipywidgets_js: dict = {}
+nb_code_prompt_show = "Show the {type}"
+nb_code_prompt_hide = "Hide the {type}"
 myst_enable_extensions = ["amsmath", "attrs_block", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 bibtex_bibfiles = [str(ROOT / "references.bib")]
@@ -48,6 +53,8 @@ toc_object_entries_show_parents = "hide"
 
 # Nothing is fetched from elsewhere: mathematics is vendored, plotly.js comes from the installed wheel, once for all pages.
 mathjax_path = "mathjax/tex-svg-full.js"
+mathjax_options = {"async": "async", "fetchpriority": "low"}  # nothing waits for it
+mathjax3_config = {"options": {"enableMenu": False}}  # its menu would make each formula a stop of the Tab key
 html_theme = "sphinx_book_theme"
 html_static_path = ["static", "vendor"]
 html_css_files = ["book.css"]
@@ -55,6 +62,7 @@ html_js_files = [("book.js", {"defer": "defer"})]
 html_favicon = "static/favicon.svg"
 html_logo = "static/logo.svg"
 html_copy_source = False
+html_domain_indices = False  # of modules: the reference lists them
 html_show_sourcelink = False
 html_context = {"default_mode": "auto"}
 html_theme_options = {
@@ -66,6 +74,7 @@ html_theme_options = {
     "use_repository_button": True,
     "search_bar_text": "Search the book",
     "show_navbar_depth": 1,
+    "primary_sidebar_end": [],
 }
 
 

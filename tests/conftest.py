@@ -1,5 +1,6 @@
-"""Options that every test file shares: `--device cuda`, `--dtype float64`, as fixtures of the same names."""
+"""Options that every test file shares: `--device cuda`, `--dtype float64`, as fixtures of the same names; and a browser."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,25 @@ def dtype(request) -> torch.dtype:
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    "Chromium without a window, its network and console on record; who asks for it is skipped where there is none."
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install 'nvs_book[dev]'")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    driver = shutil.which("chromedriver")
+    if not program or not driver:
+        pytest.skip("needs chromium and chromedriver (Debian and Ubuntu: apt install chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    quiet = ("disable-background-networking", "disable-component-update", "disable-sync")
+    for flag in ("headless=new", "no-sandbox", "hide-scrollbars", *quiet):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield browser
+    browser.quit()
 
 
 def pytest_collection_modifyitems(config, items):
