@@ -65,6 +65,10 @@ def _z_by_loops(t, K):
     return z
 
 
+def _z_by_sums(t, K):
+    return t / backproject(K, pixel_grid(*t.shape[-2:])).abs().sum(-1)
+
+
 def _z_cases(g):
     K = torch.tensor([[26.0, 0, 13.9], [0, 34.0, 10.6], [0, 0, 1]])
     wall = torch.full((24, 32), 3.0)
@@ -97,6 +101,15 @@ exercise(
             lambda t, K: _z_depth(t, K, power=-1.0),
         "The ray's z is missing from its length: K⁻¹(x, y, 1) has three components, and the third is 1.":
             lambda t, K: _z_depth(t, K, one=0.0),
+        "(x - cx) / fx is the tangent of an angle, not the angle itself: z = t cos(atan(r)).":
+            lambda t, K: t * torch.cos(1 / _z_depth(torch.ones_like(t), K, one=0.0)),
+        "(x - cx) / fx is the tangent of the ray's angle, not its sine: the ray's length is sqrt(1 + x² + y²).":
+            lambda t, K: t * (1 - _z_depth(torch.ones_like(t), K, one=0.0) ** -2).clamp(min=0).sqrt(),
+        "(x, y) is where the ray is at depth 1; subtracting its squares from t² is right at that depth only. Divide by the "
+        "length.":
+            lambda t, K: (t**2 - _z_depth(torch.ones_like(t), K, one=0.0) ** -2).sqrt(),
+        "The length of (x, y, 1) is a square root of squares, not a sum of absolute values.":
+            _z_by_sums,
         "Only x counts here: a pixel above or below the principal point is off the axis as well.":
             lambda t, K: _z_depth(t, K, axes=(1.0, 0.0)),
         "Only y counts here: a pixel left or right of the principal point is off the axis as well.":
@@ -200,9 +213,12 @@ exercise(
 
 # %% ../nbs/exercises/01_cameras_exercises.ipynb #part
 def _part(K, box, size, half=0.5, late=0.0, shift=1.0, crop_last=False, turn_box=False, turn_scale=False, one_scale=False,
-          focal=True, invert=False, whole=None):
+          focal=True, invert=False, whole=None, corners=False):
     (top, left, height, width), (new_height, new_width) = box, size
     sx, sy = new_width / (whole[1] if whole else width), new_height / (whole[0] if whole else height)
+    if corners:
+        sx, sy, half = (new_width - 1) / (width - 1), (new_height - 1) / (height - 1), 0.0
+        late = 0.5
     sx, sy = (1 / sx, 1 / sy) if invert else (sy, sx) if turn_scale else (sx, sx) if one_scale else (sx, sy)
     top, left = (left, top) if turn_box else (top, left)
     out = K.clone()
@@ -276,6 +292,14 @@ exercise(
             lambda K, b, s: _part(K, b, s, whole=(480, 640)),
         "The principal point is not the middle of the new picture: it moves with the pixels.":
             lambda K, b, s: torch.tensor([[K[0, 0] * s[1] / b[3], 0, s[1] / 2], [0, K[1, 1] * s[0] / b[2], s[0] / 2], [0, 0, 1]]),
+        "This scales from the first pixel's middle to the last one's (align_corners=True): here the picture's edges stay edges.":
+            lambda K, b, s: _part(K, b, s, corners=True),
+        "A part that isn't square has two scales: the shorter side does not decide for both.":
+            lambda K, b, s: _part(K, (*b[:2], min(b[2:]), min(b[2:])), (min(s), min(s))),
+        "This K is transposed: the principal point stands in the last column.":
+            lambda K, b, s: _part(K, b, s).T.contiguous(),
+        "The crop alone: the resizing is forgotten.":
+            lambda K, b, s: _part(K, b, b[2:]),
         "The last row is (0, 0, 1) at every size: only the first two rows are pixels.":
             lambda K, b, s: _part(K, b, s) + torch.diag(torch.tensor([0, 0, s[1] / b[3] + 1.0])),
         "This K is divided by the image size; here K is in pixels.":
@@ -335,7 +359,9 @@ exercise(
             lambda c: _ours(c, world=torch.eye(4)),
         "The world is turned the wrong way, upside down: what was y must become z.":
             lambda c: _ours(c, world=_UPRIGHT.T),
-        "The flip of the camera's axes stands on the left, where it mirrors the world: columns of c2w change sign, not rows.":
+        "The world is upside down and the camera's axes are OpenGL's still, as if they had been flipped on the left: columns "
+        "of c2w change "
+        "sign, not rows.":
             lambda c: _UPRIGHT @ _FLIP @ c,
         "The world's turn stands on the right, where it turns the camera about itself: world coordinates come out on the left.":
             lambda c: c @ _FLIP @ _UPRIGHT,
@@ -349,6 +375,18 @@ exercise(
             lambda c: _ours(c, axes=torch.diag(torch.tensor([1.0, 1, -1, 1]))),
         "Only the camera's y was flipped, which is a mirror: y and z both change sign.":
             lambda c: _ours(c, axes=torch.diag(torch.tensor([1.0, -1, 1, 1]))),
+        "W c2w Wᵀ turns the camera's axes like the world's. They are two spaces: the camera's change is diag(1, -1, -1, 1).":
+            lambda c: _UPRIGHT @ c @ _UPRIGHT.T,
+        "The flip stands on both sides: it belongs to the camera, on the right only; the world's change on the left is another.":
+            lambda c: _FLIP @ c @ _FLIP,
+        "z is up, but their x axis is not ours any more: y becomes z by a turn about x, not by moving all three axes on.":
+            lambda c: _ours(c, world=torch.tensor([[0.0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])),
+        "These camera axes are PyTorch3D's (x left, y up): x stays, y and z change sign.":
+            lambda c: _ours(c, axes=torch.diag(torch.tensor([-1.0, 1, -1, 1]))),
+        "Here x and y of the camera change sign: it must be y and z.":
+            lambda c: _ours(c, axes=torch.diag(torch.tensor([-1.0, -1, 1, 1]))),
+        "The world is turned half round about z: its x must stay.":
+            lambda c: _ours(c, world=torch.tensor([[-1.0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])),
         "This is the inverse, w2c: a pose here is c2w.":
             lambda c: invert_pose(_ours(c)),
         "The flip reached the centre: only the first three columns are axes.":
@@ -379,7 +417,8 @@ def _around(centers, first=_cross_last, second=_cross_last, unit=lambda v: F.nor
 
 
 def _around_one_by_one(centers):
-    return torch.stack([look_at(c, torch.zeros_like(c)) for c in centers])
+    poses = [look_at(c, torch.zeros_like(c)) for c in centers.reshape(-1, 3)]
+    return torch.stack(poses).reshape(*centers.shape[:-1], 4, 4)
 
 
 def _around_rounded(centers):
@@ -389,11 +428,20 @@ def _around_rounded(centers):
 
 
 def _cross_shared(a, b):
-    return _cross_last(a[:1], b[:1]).expand_as(a)
+    first = (slice(0, 1),) * (a.ndim - 1)
+    return _cross_last(a[first], b[first]).expand_as(a)
 
 
 def _unit_of_all(v):
-    return v / v.norm() * len(v) ** 0.5
+    return v / v.norm() * (v.numel() / 3) ** 0.5
+
+
+def _says(test, make_poses):  # -> True or False
+    "What a test says of a helper; an assertion that fails, pytest's way, is a no."
+    try:
+        return test(make_poses)
+    except AssertionError:
+        return False
 
 
 def _each_alone(make_poses):  # -> True if a batch gives each camera what it gets alone
@@ -454,7 +502,7 @@ def _same(sizes=range(1, 9), close=None, part=slice(None), reference=None):
 
 
 exercise(
-    "cameras.5", "A test that must fail", _each_alone, cases=_test_cases,
+    "cameras.5", "A test that must fail", _each_alone, cases=_test_cases, run=_says,
     wrong={
         "Your test passes whatever it is given: shapes, finite numbers and centres are right even where the axes are wrong. "
         "Compare the axes.":
@@ -479,10 +527,11 @@ exercise(
            "torch.allclose."))
 
 # %% ../nbs/exercises/01_cameras_exercises.ipynb #surround
-def _surround(centers, first=_cross_last, second=_cross_last, upright="each", up=(0.0, 0, 1), spare=(0.0, 1, 0), unit=None):
+def _surround(centers, first=_cross_last, second=_cross_last, upright="each", up=(0.0, 0, 1), spare=(0.0, 1, 0), unit=None,
+              steep=1.0):
     unit = unit or (lambda v: F.normalize(v, dim=-1))
     z = unit(-centers)
-    vertical = (centers[..., :2] == 0).all(-1, keepdim=True)
+    vertical = z[..., 2:].abs() >= steep
     vertical = {"each": vertical, "never": torch.zeros_like(vertical), "all": vertical.any().expand_as(vertical)}[upright]
     up = torch.where(vertical, z.new_tensor(spare), z.new_tensor(up))
     x = unit(first(z, up.expand_as(z)))
@@ -546,6 +595,10 @@ exercise(
             lambda c: _surround(c, spare=(1.0, 0, 0)),
         "Straight above or below, the picture is upside down: its up must be +y.":
             lambda c: _surround(c, spare=(0.0, -1, 0)),
+        "The spare `up` is for cameras *straight* above or below: a steep one still has the world's z as its up.":
+            lambda c: _surround(c, steep=0.6),
+        "These cameras stand on the other side: the last column of c2w is the centre itself, and forward points to the origin.":
+            lambda c: _surround(-c),
         "The world's up is z here, for every camera that isn't straight above or below.":
             lambda c: _surround(c, up=(0.0, 1, 0)),
         "The cameras look away from the origin: forward is from the centre to what is looked at.":
