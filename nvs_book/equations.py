@@ -14,7 +14,7 @@ from pathlib import Path
 
 # %% ../nbs/workbench/88_equations.ipynb #tags
 NUMBER = r"[A-Z]?\d+[a-z]?"
-CITED = re.compile(rf"\beqs?\.\s*({NUMBER}(?:(?:\s*,\s*|\s+and\s+|\s*[–-]\s*|\s+to\s+){NUMBER})*)", re.I)
+CITED = re.compile(rf"\beqs?\.\s*\(?({NUMBER}(?:(?:\s*,\s*|\s+and\s+|\s*[–-]\s*|\s+to\s+){NUMBER})*)", re.I)
 DISPLAY = re.compile(r"\$\$(.+?)\$\$|\\begin\{(align|equation|gather)\*?\}(.+?)\\end\{\2\*?\}", re.S)
 FENCE = re.compile(r"^ *(```|~~~).*?^ *\1 *$", re.M | re.S)
 
@@ -153,7 +153,8 @@ def read_tests(
         text = path.read_text(encoding="utf-8")
         tree = parsed(text)
         modules = re.findall(rf"\b{library}\.(\w+)|^\s*from {library} import ([\w, ]+)", text, re.M)
-        known = frozenset(name.strip() for dotted, listed in modules for name in [dotted, *listed.split(",")] if name.strip())
+        named = [name for dotted, listed in modules for name in [dotted, *listed.split(",")]]
+        known = frozenset(name.split(" as ")[0].strip() for name in named if name.strip())
         uses = _top_level(tree)
         names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
         found += [TestFunction(path.stem, name, frozenset(_reached(name, uses)), known) for name in names]

@@ -474,15 +474,15 @@ def contents_of(site: Path) -> dict[str, bytes]:
 @pytest.mark.xdist_group("site")
 def test_site_built_twice_is_equal(tmp_path):
     "In two copies of the clone, in two folders, with other hash seeds, at other times, by one process and by two."
-    sites, kept = [], ("nbs", "nvs_book", "site", "tests", "benchmarks", "settings.ini", "references.bib", "README.md")
-    for number, (seed, jobs) in enumerate([("1", 1), ("2", 2)]):
-        clone = tmp_path / f"clone-{'x' * number}"
+    clones, sites = [tmp_path / "one", tmp_path / "other-place"], []
+    for clone in clones:
         clone.mkdir()
-        for name in kept:
+        for name in ("nbs", "nvs_book", "site", "tests", "benchmarks", "settings.ini", "references.bib", "README.md"):
             skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "*.npz")
             shutil.copytree(ROOT / name, clone / name, ignore=skip) if (ROOT / name).is_dir() else shutil.copy(ROOT / name, clone)
+    for jobs, clone in enumerate(clones, 1):
         order = f"import sys; from nvs_book.book import make_book; sys.exit(make_book(run=False, jobs={jobs}))"
-        command, env = [sys.executable, "-c", order], {**os.environ, "PYTHONHASHSEED": seed}
+        command, env = [sys.executable, "-c", order], {**os.environ, "PYTHONHASHSEED": str(jobs)}
         done = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         sites.append(contents_of(clone / "_site"))

@@ -84,17 +84,17 @@ def test_citation_belongs_to_the_innermost_definition():
 def test_tests_reach_through_helpers_fixtures_and_callers(tmp_path):
     (tmp_path / "test_twice.py").write_text("""
 import pytest
-from lib import twice
+from lib import twice as tw
 from lib.other import thing
 
-CASES = [twice.double]
+CASES = [tw.double]
 
 def helper(x):
-    return twice.halve(x)
+    return tw.halve(x)
 
 @pytest.fixture
 def made():
-    return twice.Made().value
+    return tw.Made().value
 
 def test_helper():
     helper(1)
