@@ -983,6 +983,7 @@ def write_mp4(
                 writer = imageio_ffmpeg.write_frames(
                     str(path), size[::-1], fps=fps, codec="libx264", macro_block_size=1, quality=None,
                     output_params=["-crf", "20", "-preset", "fast", "-movflags", "+faststart"],
+                    ffmpeg_log_level="quiet",  # what went wrong, the caller says
                 )  # fmt: skip
                 writer.send(None)
             writer.send(np.ascontiguousarray(frame))
