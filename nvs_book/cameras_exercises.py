@@ -26,6 +26,7 @@ def _draw_pose(ax, title, poses):
     ax.set(title=title, xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach, reach), xlabel="x", ylabel="y", zlabel="z")
     ax.tick_params(labelsize=5, pad=-3)
     ax.locator_params(nbins=4)
+    ax.set_box_aspect(None, zoom=0.85)
 
 
 def _draw_poses(expected, got=None):  # -> figure
@@ -34,7 +35,7 @@ def _draw_poses(expected, got=None):  # -> figure
     fig = Figure(figsize=(2.9 * len(panels), 2.7), dpi=75)
     for k, (title, poses) in enumerate(panels.items(), 1):
         _draw_pose(fig.add_subplot(1, len(panels), k, projection="3d"), title, poses)
-    fig.subplots_adjust(left=0.02, right=0.92, bottom=0.14, top=0.9, wspace=0.15)
+    fig.subplots_adjust(left=0.02, right=0.9, bottom=0.2, top=0.9, wspace=0.15)
     fig.text(0.5, 0.02, "camera axes: x vermillion, y green, z (forward) blue", ha="center", fontsize=6)
     return fig
 
