@@ -21,6 +21,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -456,7 +457,7 @@ def path_needs(
     far: float,  # depth, the pose's unit
     most: float = 0.15,  # of the picture's width: what lies farther is left to the fog
 ) -> tuple[int, int]:  # reach behind outlines, margin around the picture, pixels of the source
-    "How far near and far part along a path, and how far it looks past the picture's borders."
+    "How far near and far part along a path (eq. 2), and how far it looks past the picture's borders."
     check_range(near, far)
     size, most = source.K.new_tensor([source.width, source.height]), int(most * source.width)
     grid = pixel_grid(5, 5).to(source.K).reshape(1, 25, 2).sub(0.5) / 4 * size  # corners and borders among them
@@ -963,6 +964,21 @@ def _fetched(name: str, instead: str) -> str:  # a folder
                                 f"fetch it once where there is a network, or give its folder with --model, {instead}") from None
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    "transformers without its bars and its reports: what matters in them is said in one line here."
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL), logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def load_estimator(
     model: str | Path = ESTIMATOR,  # a name on the hub, or a folder
     device: torch.device | str = "cpu",
@@ -980,8 +996,9 @@ def load_estimator(
     else:
         model = _fetched(str(model), instead)
     try:
-        processor = AutoImageProcessor.from_pretrained(str(model))
-        network, report = AutoModelForDepthEstimation.from_pretrained(str(model), use_safetensors=True, output_loading_info=True)
+        with _quietly():
+            processor = AutoImageProcessor.from_pretrained(str(model))
+            network, report = AutoModelForDepthEstimation.from_pretrained(str(model), use_safetensors=True, output_loading_info=True)
     except Exception as error:  # the file formats and the configurations each have errors of their own
         if isinstance(error, (MemoryError, PermissionError)):
             raise
@@ -1022,7 +1039,7 @@ def fit_depth(
     h, w = depth.shape
     if (h, w) == (height, width):
         return depth
-    if abs(math.log(w * height / (h * width))) > 0.02 + 1 / min(h, w):
+    if abs(math.log(w * height / (h * width))) > min(0.02 + 1 / min(h, w), 0.05):
         turned = "; the picture was turned as its EXIF tag says" if abs(math.log(h * height / (w * width))) < 0.02 else ""
         raise ValueError(f"{name}: expected the picture's shape, {width}x{height}, or one in proportion, got {w}x{h}{turned}")
     return F.interpolate(depth[None, None], (height, width), mode="nearest-exact")[0, 0]
@@ -1082,10 +1099,21 @@ def film_path(
         raise ValueError(f"{path}: expected the name of a file, this is a device")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
-    for place in (path.parent, path) if path.exists() else (path.parent,):
-        if not os.access(place, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+    if path.exists() and not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    probe = _beside(path)
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None
     return path
+
+
+def _beside(path: Path) -> Path:
+    "A name beside a file, through a link to what it points at, for what is not whole yet."
+    target = Path(os.path.realpath(path))
+    return target.with_name(f".{target.stem}.{os.getpid()}{path.suffix}")
 
 
 def frame_bytes(
@@ -1155,8 +1183,7 @@ def write_film(
     "Writes a film. It appears whole or not at all."
     check_number("fps", fps, 0, 100, exclusive=True)
     path, count = film_path(path), 0
-    target = Path(os.path.realpath(path))  # through a link, to what it points at
-    partial = target.with_name(f".{target.stem}.{os.getpid()}{path.suffix}")
+    partial = _beside(path)
 
     def counted():
         nonlocal count
@@ -1171,7 +1198,7 @@ def write_film(
             raise ValueError("frames: expected at least one, got none")
         if path.suffix.lower() == ".mp4" and not _whole(partial, count):
             raise _why_unwritten(path, partial)
-        os.replace(partial, target)
+        os.replace(partial, os.path.realpath(path))
     except OSError as error:
         if error.errno is None or isinstance(error, BrokenPipeError):  # ffmpeg has ended
             raise error if str(path) in str(error) else _why_unwritten(path, partial) from None

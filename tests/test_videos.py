@@ -279,7 +279,7 @@ def test_layers_beat_gaps_on_a_real_pair(left):
     assert psnr(made, truth) > psnr(gaps, truth) + 3 and psnr(made, truth) > psnr(left.image, truth) + 6
 
 
-def test_path_needs_follow_the_path():
+def test_path_needs_follow_the_path():  # eq. 2
     camera = camera_at()
     still, near, far = v.wobble_path(camera, 8, 1.0, 4.0, 0.0), 1.0, 4.0
     assert v.path_needs(camera, still, near, far) == (2, 2)
@@ -476,6 +476,8 @@ def test_depth_is_fitted_only_where_it_fits():
     assert torch.equal(v.fit_depth(depth, 40, 60), depth.repeat_interleave(2, 0).repeat_interleave(2, 1))
     with pytest.raises(ValueError, match="expected the picture's shape, 30x40, or one in proportion, got 20x30"):
         v.fit_depth(torch.rand(30, 20), 40, 30, "d.npy")
+    with pytest.raises(ValueError, match="expected the picture's shape, 185x125, or one in proportion, got 4x3"):
+        v.fit_depth(torch.rand(3, 4), 125, 185)
     with pytest.raises(ValueError, match="as its EXIF tag says"):
         v.fit_depth(depth, 60, 40)
 
@@ -700,6 +702,10 @@ def test_places_where_no_film_can_be_written(tmp_path):
             v.write_film(path, frames())
     with pytest.raises(ValueError, match="frames: expected at least one, got none"):
         v.write_film(tmp_path / "a.mp4", [])
+    if os.path.isdir("/proc/self"):  # a folder in which nobody can make a file
+        with pytest.raises(OSError) as error:
+            v.film_path("/proc/a.mp4")
+        assert error.value.filename == "/proc/a.mp4"
     if hasattr(os, "geteuid") and os.geteuid():
         tmp_path.chmod(0o500)
         with pytest.raises(PermissionError):
