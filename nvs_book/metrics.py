@@ -84,7 +84,7 @@ def psnr(
     mask: Bool[Tensor, "*#b h w"] | None = None,  # True where a pixel counts; None: all do
     data_range: float = 1.0,  # L, the largest value an image can have
 ) -> Float[Tensor, "*b"]:  # dB, higher is better; infinite for identical images
-    "Peak signal-to-noise ratio of each image (eq. 2), over the pixels in the mask."
+    "Peak signal-to-noise ratio of each image (eqs. 1 and 2), over the pixels in the mask."
     image_pred, image_true = _comparable_images(image_pred, image_true, data_range)
     error = (image_pred - image_true).square().mean(-3)
     return -10 * torch.log10(_pixel_mean(error, mask) / data_range**2)
@@ -95,7 +95,7 @@ def ssim_map(
     image_true: Float[Tensor, "*#b 3 h w"],  # real, in [0, data_range]
     data_range: float = 1.0,  # L, the largest value an image can have
 ) -> Float[Tensor, "*b 3 h w"]:  # in [-1, 1], a number a pixel and channel; the border mirrored
-    "Structural similarity around every pixel (eq. 4)."
+    "Structural similarity around every pixel (eqs. 3 and 4)."
     from kornia.metrics import ssim as kornia_ssim
 
     x, y = _comparable_images(image_pred, image_true, data_range, smallest=6)  # a mirror needs the window's radius and one more

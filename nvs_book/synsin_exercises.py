@@ -3,12 +3,16 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/exercises/10_synsin_exercises.ipynb #import-torch
+# %% ../nbs/exercises/10_synsin_exercises.ipynb #import-math
+from functools import partial
+
 import torch
 import torch.nn.functional as F
-from .cameras import backproject, invert_pose, perspective, pixel_grid, transform_points
-from .exercises import exercise
+
+from .cameras import Camera, backproject, invert_pose, perspective, pixel_grid, transform_points
+from .exercises import draw_curves, draw_images, draw_points, exercise
 from .synsin import hit_weights, render_points, splat
+from .training import current_device
 
 # %% ../nbs/exercises/10_synsin_exercises.ipynb #hit-weight
 def _hit_weight(dist2, radius, tau):
@@ -16,24 +20,58 @@ def _hit_weight(dist2, radius, tau):
 
 
 def _hit_weight_cases(g):
-    dist2 = 2.25 * torch.rand(40, generator=g)
-    centre = (torch.zeros(3), 2.0, 1.0)
-    return {"random hits": (dist2, 1.5, 1.0), "tau = 0.5": (dist2, 1.5, 0.5), "a point on the pixel's centre": centre}
+    rim = (1.5 * torch.linspace(0, 1.2, 40)) ** 2
+    return {"from the middle over the rim": (rim, 1.5, 0.5), "random hits": (2.25 * torch.rand(40, generator=g), 1.5, 1.0),
+            "another radius": (16 * torch.rand(5, 6, generator=g), 4.0, 2.0),
+            "a point on the pixel's centre": (torch.zeros(3), 2.0, 1.0)}
 
 
 exercise(
     "synsin.1", "The weight of a hit", _hit_weight, cases=_hit_weight_cases,
+    draw=partial(draw_curves, x=1.5 * torch.linspace(0, 1.2, 40), xlabel="distance, px", ylabel="weight"),
     wrong={
         "The square root is missing: the weight falls with the distance, not with its square.":
             lambda d, r, t: (1 - (d / r**2).clamp(1e-3, 1)) ** t,
+        "Distances are squared already: here they are squared once more.":
+            lambda d, r, t: (1 - (d**2 / r**2).clamp(1e-3, 1).sqrt()) ** t,
         "Distances are squared, so the radius must be squared too: d² / r².":
             lambda d, r, t: (1 - (d / r).clamp(1e-3, 1).sqrt()) ** t,
+        "The radius is not used: the weight must reach 0 at the rim, at distance r.":
+            lambda d, r, t: (1 - d.clamp(1e-3, 1).sqrt()) ** t,
+        "r is the radius, not the diameter.":
+            lambda d, r, t: _hit_weight(d, r / 2, t),
+        "r is the radius; here the weight reaches 0 at twice the radius.":
+            lambda d, r, t: _hit_weight(d, 2 * r, t),
         "The clamp is missing: at distance 0 the square root has an infinite gradient, and training ends in NaN.":
             lambda d, r, t: (1 - (d / r**2).sqrt()) ** t,
+        "The clamp from below is missing: at distance 0 the square root has an infinite gradient, and training ends in NaN.":
+            lambda d, r, t: (1 - (d / r**2).clamp(max=1).sqrt()) ** t,
+        "The clamp from above is missing: beyond the rim a negative number is raised to tau.":
+            lambda d, r, t: (1 - (d / r**2).clamp(min=1e-3).sqrt()) ** t,
+        "Clamp before the square root: 10⁻³ is a limit for d² / r², not for d / r.":
+            lambda d, r, t: (1 - ((d / r**2).sqrt()).clamp(1e-3, 1)) ** t,
+        "The clamp is of d² / r², not of d².":
+            lambda d, r, t: (1 - (d.clamp(1e-3, 1) / r**2).sqrt()) ** t,
+        "The weight itself was clamped: the limits belong to d² / r², before the square root.":
+            lambda d, r, t: (1 - (d / r**2).sqrt()).clamp(1e-3, 1) ** t,
         "This is the distance itself: a hit in the middle must weigh most, one at the rim nothing.":
             lambda d, r, t: (d / r**2).clamp(1e-3, 1).sqrt() ** t,
+        "The sign is wrong: 1 minus the ratio, not the ratio minus 1.":
+            lambda d, r, t: -_hit_weight(d, r, t),
         "tau is an exponent on the whole weight, not a factor.":
             lambda d, r, t: t * (1 - (d / r**2).clamp(1e-3, 1).sqrt()),
+        "tau is an exponent on the whole weight, not on the distance.":
+            lambda d, r, t: 1 - (d / r**2).clamp(1e-3, 1).sqrt() ** t,
+        "The weight is raised to tau, not to 1 / tau.":
+            lambda d, r, t: _hit_weight(d, r, 1 / t),
+        "tau is missing: raise the weight to it, last.":
+            lambda d, r, t: _hit_weight(d, r, 1.0),
+        "This is a Gaussian; SynSin's weight falls linearly from the middle, to 0 at the rim.":
+            lambda d, r, t: torch.exp(-d / (2 * r**2)) ** t,
+        "The weights were divided by their sum. A hit's weight depends on its own distance only.":
+            lambda d, r, t: _hit_weight(d, r, t) / _hit_weight(d, r, t).sum(),
+        "Inside the rim everything weighs 1: the weight must fall with the distance.":
+            lambda d, r, t: (d <= r**2).to(d),
     },
     right=(lambda d, r, t: torch.pow(1 - torch.clamp(torch.sqrt(d) / r, 1e-3**0.5, 1), t),
            lambda d, r, t: torch.exp(t * torch.log1p(-torch.sqrt(torch.clamp(d / (r * r), 1e-3, 1))))),
@@ -61,25 +99,104 @@ def _over_composite(alpha, features):
     return out
 
 
+def _discs(g, height=24, width=32, slots=4):
+    "Soft discs behind each other: weights and colours of each pixel's hits, nearest first."
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    places = torch.tensor([[0.35, 0.4], [0.6, 0.5], [0.45, 0.65], [0.5, 0.5]])[:slots] * torch.tensor([width, height])
+    places = places + 3 * torch.rand(slots, 2, generator=g)
+    reach = torch.tensor([8.0, 9.0, 10.0, 20.0])[:slots] + 3 * torch.rand(slots, generator=g)
+    distance = (torch.stack([x, y], -1)[:, :, None] - places).norm(dim=-1)
+    alpha = 0.9 * (1.3 * (1 - distance / reach)).clamp(0, 1)
+    colours = torch.tensor([[0.9, 0.6, 0.0], [0.3, 0.7, 0.9], [0.0, 0.6, 0.5], [0.8, 0.5, 0.7]])[:slots]
+    return alpha, colours.expand(height, width, slots, 3) * (0.7 + 0.3 * torch.rand(height, width, slots, 1, generator=g))
+
+
 def _composite_cases(g):
     random = torch.rand(5, 7, 4, generator=g), torch.rand(5, 7, 4, 3, generator=g)
     opaque = torch.tensor([1.0, 0.7, 0.2]).expand(2, 2, 3)
-    return {"random hits": random, "an opaque point in front": (opaque, torch.rand(2, 2, 3, 2, generator=g))}
+    return {"four discs": _discs(g), "random hits": random,
+            "an opaque point in front": (opaque, torch.rand(2, 2, 3, 2, generator=g))}
 
+
+def _picture(value, height=24, width=32):
+    "The discs' picture as draw_images takes it, from pixels in a row as well."
+    known = isinstance(value, torch.Tensor) and value.numel() == height * width * 3
+    return value.detach().cpu().reshape(height, width, 3).movedim(-1, 0) if known else None
+
+
+def _draw_discs(expected, got=None):
+    return draw_images(_picture(expected), _picture(got)) if _picture(expected) is not None else None
+
+
+def _through(alpha):  # the light that is left before each hit
+    return torch.cumprod(torch.cat([torch.ones_like(alpha[..., :1]), 1 - alpha[..., :-1]], -1), -1)
+
+
+def _weighted(weights, features):
+    return (weights[..., None] * features).sum(-2)
+
+
+_COMPOSITING = {  # ideas about compositing, in exercises 2 and 5
+    "A hit does not hide itself: the product runs over the hits in front of it, j < k, not j <= k.":
+        lambda a, f: _weighted(a * torch.cumprod(1 - a, -1), f),
+    "This composites back to front: the nearest hit is the first, and nothing hides it.":
+        lambda a, f: _composite(a.flip(-1), f.flip(-2)),
+    "The weights are in reverse order, the features are not (or the other way round).":
+        lambda a, f: _composite(a.flip(-1), f),
+    "This adds all hits up as if nothing hid anything: multiply by what is left of the light.":
+        lambda a, f: _weighted(a, f),
+    "This is a weighted mean. Compositing does not divide by the sum: what is missing from 1 stays dark.":
+        lambda a, f: _weighted(a, f) / a.sum(-1, keepdim=True).clamp(min=1e-12),
+    "The composited weights were divided by their sum: what is missing from 1 stays dark, it is not made up.":
+        lambda a, f: _composite(a, f) / (a * _through(a)).sum(-1, keepdim=True).clamp(min=1e-12),
+    "Only the light that is left was used: alpha is missing from the weights.":
+        lambda a, f: _weighted(_through(a), f),
+    "alpha counts twice: the weight is alpha times what is left of the light.":
+        lambda a, f: _weighted(a * a * _through(a), f),
+    "What is left of the light is the product of 1 - alpha, not of alpha.":
+        lambda a, f: _weighted(a * _through(1 - a), f),
+    "What is left of the light is a product of (1 - alpha), not 1 minus a sum.":
+        lambda a, f: _weighted(a * (1 - (torch.cumsum(a, -1) - a)), f),
+    "What is left of the light is a product of (1 - alpha), not 1 minus a sum, not clamped either.":
+        lambda a, f: _weighted(a * (1 - (torch.cumsum(a, -1) - a)).clamp(min=0), f),
+    "This takes alpha for a density, exp(-sum of alpha): the light that is left is the product of 1 - alpha.":
+        lambda a, f: _weighted(a * torch.exp(-(torch.cumsum(a, -1) - a)), f),
+    "Only the hit right in front was taken off: the light that is left is the product over all hits in front.":
+        lambda a, f: _weighted(a * torch.cat([torch.ones_like(a[..., :1]), 1 - a[..., :-1]], -1), f),
+    "The product was rolled by one, but its first entry is the last product: in front of the first hit there is nothing, 1.":
+        lambda a, f: _weighted(a * torch.cumprod(1 - a, -1).roll(1, -1), f),
+    "The first hit is missing.":
+        lambda a, f: _weighted((a * _through(a))[..., 1:], f[..., 1:, :]),
+    "The last hit is missing.":
+        lambda a, f: _composite(a[..., :-1], f[..., :-1, :]),
+    "Only the nearest hit is seen: what is behind shows through.":
+        lambda a, f: a[..., :1] * f[..., 0, :],
+    "This is the nearest hit's colour, not even weighted.":
+        lambda a, f: f[..., 0, :],
+    "This is a mean over the hits: compositing is a sum.":
+        lambda a, f: _composite(a, f) / a.shape[-1],
+    "A softmax of alpha is no compositing: a near hit hides what is behind it.":
+        lambda a, f: _weighted(torch.softmax(a, -1), f),
+    "The light that passes everything was added to the last hit: it meets nothing, and stays dark.":
+        lambda a, f: _composite(torch.cat([a[..., :-1], torch.ones_like(a[..., :1])], -1), f),
+    "A white background was added: what passes all hits stays dark here.":
+        lambda a, f: _composite(a, f) + (1 - a).prod(-1, keepdim=True),
+}
 
 exercise(
-    "synsin.2", "Front to back", _composite, cases=_composite_cases,
+    "synsin.2", "Front to back", _composite, cases=_composite_cases, draw=_draw_discs,
     wrong={
-        "A hit does not hide itself: the product runs over the hits in front of it, j < k, not j <= k.":
-            lambda a, f: ((a * torch.cumprod(1 - a, -1))[..., None] * f).sum(-2),
-        "This composites back to front: the nearest hit is the first, and nothing hides it.":
-            lambda a, f: _composite(a.flip(-1), f.flip(-2)),
-        "This adds all hits up as if nothing hid anything: multiply by what is left of the light.":
-            lambda a, f: (a[..., None] * f).sum(-2),
-        "This is a weighted mean. Compositing does not divide by the sum: what is missing from 1 stays dark.":
-            lambda a, f: (a[..., None] * f).sum(-2) / a.sum(-1, keepdim=True),
+        **_COMPOSITING,
         "The product must run over the hits of one pixel (the last dimension of alpha), not over pixels.":
-            lambda a, f: ((a * torch.cumprod(torch.cat([torch.ones_like(a[:1]), 1 - a[:-1]], 0), 0))[..., None] * f).sum(-2),
+            lambda a, f: _weighted(a * torch.cumprod(torch.cat([torch.ones_like(a[:1]), 1 - a[:-1]], 0), 0), f),
+        "The product must run over the hits of one pixel (the last dimension of alpha), not along a row of pixels.":
+            lambda a, f: _weighted(a * torch.cumprod(torch.cat([torch.ones_like(a[:, :1]), 1 - a[:, :-1]], 1), 1), f),
+        "The sum runs over the hits: their dimension is the last but one of the features, not the last.":
+            lambda a, f: ((a * _through(a))[..., None] * f).sum(-1),
+        "The hits were never added up: sum over their dimension.":
+            lambda a, f: (a * _through(a))[..., None] * f,
+        "These are the weights alone: multiply them with the features and sum.":
+            lambda a, f: a * _through(a),
     },
     right=(_loop_composite, _over_composite),
     hints=("`torch.cumprod` gives all the products at once, but it includes the last factor.",
@@ -87,12 +204,12 @@ exercise(
     forbidden=(splat, render_points))
 
 # %% ../nbs/exercises/10_synsin_exercises.ipynb #moved
-def _moved(depth, K, c2w_source, c2w_target, shift=0.0, swap=False, along_ray=False, flip=False):
+def _moved(depth, K, c2w_source, c2w_target, shift=0.0, swap=False, along_ray=False, flip=False, back=invert_pose):
     rays = backproject(K, pixel_grid(*depth.shape[-2:], depth.dtype) - shift)
     rays = F.normalize(rays, dim=-1) if along_ray else rays
     rays = rays * rays.new_tensor([1, -1, -1]) if flip else rays
     here, there = (c2w_target, c2w_source) if swap else (c2w_source, c2w_target)
-    return perspective(K, transform_points(invert_pose(there), transform_points(here, rays * depth[..., None])))
+    return perspective(K, transform_points(back(there), transform_points(here, rays * depth[..., None])))
 
 
 def _moved_by_matrices(depth, K, c2w_source, c2w_target):
@@ -129,30 +246,153 @@ def _moved_cases(g):
             "one metre straight ahead": (2 + torch.rand(6, 8, generator=g), K, *ahead)}
 
 
+def _parts(depth, K, pixels=None):  # points in the source camera's frame
+    return backproject(K, pixel_grid(*depth.shape, depth.dtype) if pixels is None else pixels) * depth[..., None]
+
+
+def _by_relative(relative):  # an idea about the one matrix from source to target
+    return lambda d, K, s, t: perspective(K, transform_points(relative(s, t), _parts(d, K)))
+
+
+def _half_inverse(c2w, rotate=True, turn=True):  # what some write for the inverse of a pose
+    out = torch.eye(4, dtype=c2w.dtype)
+    out[:3, :3] = c2w[:3, :3].T if turn else c2w[:3, :3]
+    out[:3, 3] = -(out[:3, :3] @ c2w[:3, 3]) if rotate else -c2w[:3, 3]
+    return out
+
+
+def _turn_only(c2w, rotation=True):  # a pose without its translation, or without its rotation
+    out = torch.eye(4, dtype=c2w.dtype)
+    if rotation:
+        out[:3, :3] = c2w[:3, :3]
+    else:
+        out[:3, 3] = c2w[:3, 3]
+    return out
+
+
+def _then(change):  # an idea about the right answer's own numbers: change(xy, z, depth, K, points in the target's frame)
+    def idea(depth, K, c2w_source, c2w_target):
+        xy, z = _moved(depth, K, c2w_source, c2w_target)
+        points = transform_points(invert_pose(c2w_target) @ c2w_source, _parts(depth, K))
+        return change(xy, z, depth, K, points)
+    return idea
+
+
+def _half_turn(c2w):  # the rotation transposed, the translation as it is
+    out = c2w.clone()
+    out[:3, :3] = c2w[:3, :3].T
+    return out
+
+
+def _through_K(K, points):
+    seen = points @ K.T
+    return seen[..., :2] / seen[..., 2:], seen[..., 2]
+
+# %% ../nbs/exercises/10_synsin_exercises.ipynb #exercise
 exercise(
-    "synsin.3", "Where does every pixel go?", _moved, cases=_moved_cases,
+    "synsin.3", "Where does every pixel go?", _moved, cases=_moved_cases, draw=partial(draw_points, size=(6, 8)),
     wrong={
         "Your pose goes the other way: source to world is c2w_source, world to target is the inverse of c2w_target.":
             lambda d, K, s, t: _moved(d, K, s, t, swap=True),
+        "Both poses are used the wrong way round: c2w_source leads to the world, the inverse of c2w_target on from there.":
+            _by_relative(lambda s, t: t @ torch.linalg.inv(s)),
+        "The two matrices are in the wrong order: the point meets c2w_source first, so it stands on the right.":
+            _by_relative(lambda s, t: s @ torch.linalg.inv(t)),
+        "No inverse was taken: c2w_target leads from the target camera to the world, and here we go back.":
+            _by_relative(lambda s, t: t @ s),
+        "Both poses were inverted: c2w_source is used as it is.":
+            _by_relative(lambda s, t: torch.linalg.inv(t) @ torch.linalg.inv(s)),
+        "The target's pose is not used: the points are in the world, not yet in the target camera.":
+            _by_relative(lambda s, t: s),
+        "The source's pose is not used: the points are in the source camera, not in the world.":
+            _by_relative(lambda s, t: torch.linalg.inv(t)),
+        "No pose is used: every pixel stays where it was.":
+            _by_relative(lambda s, t: torch.eye(4)),
+        "The inverse of a pose is R^T and -R^T t: here the translation was not turned.":
+            _by_relative(lambda s, t: _half_inverse(t, rotate=False) @ s),
+        "The inverse of a pose is R^T and -R^T t: here the rotation was not transposed.":
+            _by_relative(lambda s, t: _half_inverse(t, turn=False) @ s),
+        "The inverse of a pose is R^T and -R^T t: here only the translation changed its sign.":
+            _by_relative(lambda s, t: _half_inverse(t, rotate=False, turn=False) @ s),
+        "The inverse of a pose is not its transpose: that holds for the rotation only.":
+            _by_relative(lambda s, t: torch.cat([torch.cat([t[:3, :3].T, t[:3, 3:]], 1), t[3:]]) @ s),
+        "The translations are not used: only the rotations were applied.":
+            _by_relative(lambda s, t: torch.linalg.inv(_turn_only(t)) @ _turn_only(s)),
+        "The rotations are not used: only the translations were applied.":
+            _by_relative(lambda s, t: torch.linalg.inv(_turn_only(t, False)) @ _turn_only(s, False)),
+        "The rotations are transposed: points in rows are turned by points @ R.T, not points @ R.":
+            _by_relative(lambda s, t: torch.linalg.inv(_half_turn(t)) @ _half_turn(s)),
         "The half pixel is missing: the centre of the top-left pixel is (0.5, 0.5).":
             lambda d, K, s, t: _moved(d, K, s, t, shift=0.5),
+        "The half pixel is missing at the end as well: the results are half a pixel too small.":
+            _then(lambda xy, z, d, K, p: (xy - 0.5, z)),
+        "Half a pixel too much: K's centre already speaks of pixel centres at 0.5.":
+            lambda d, K, s, t: _moved(d, K, s, t, shift=-0.5),
         "Depth is z, not the distance along the ray: the rays must have z = 1, not length 1.":
             lambda d, K, s, t: _moved(d, K, s, t, along_ray=True),
+        "The z returned is the distance from the target camera: asked for is the depth along its axis.":
+            _then(lambda xy, z, d, K, p: (xy, p.norm(dim=-1))),
+        "The z returned is the source's depth: asked for is the depth in the target camera.":
+            _then(lambda xy, z, d, K, p: (xy, d)),
+        "This is 1 / z, the disparity: asked for is the depth.":
+            _then(lambda xy, z, d, K, p: (xy, 1 / z)),
         "The axes are flipped: here y points down and z forward (OpenCV), not up and back (OpenGL).":
             lambda d, K, s, t: _moved(d, K, s, t, flip=True),
+        "y is flipped in the source: it points down, as rows are counted.":
+            lambda d, K, s, t: perspective(K, transform_points(
+                invert_pose(t) @ s, _parts(d, K) * torch.tensor([1.0, -1, 1]))),
+        "y is flipped in the target: it points down, as rows are counted.":
+            _then(lambda xy, z, d, K, p: _through_K(K, p * torch.tensor([1.0, -1, 1]))),
         "The perspective division is missing: after K, divide by z.":
-            lambda d, K, s, t: (lambda xy, z: (xy * z[..., None], z))(*_moved(d, K, s, t)),
+            _then(lambda xy, z, d, K, p: (xy * z[..., None], z)),
+        "The division is by the source's depth: divide by z in the target camera.":
+            _then(lambda xy, z, d, K, p: (xy * (z / d)[..., None], z)),
+        "The rays were not multiplied by the depth: this takes every point for 1 m away.":
+            lambda d, K, s, t: _moved(torch.ones_like(d), K, s, t),
+        "The rays were divided by the depth: it is depth, not disparity.":
+            lambda d, K, s, t: _moved(1 / d, K, s, t),
+        "K's inverse is missing: pixels are no rays.":
+            lambda d, K, s, t: perspective(K, transform_points(invert_pose(t) @ s, _parts(d, torch.eye(3)))),
+        "K is missing at the end: these are not yet pixels.":
+            _then(lambda xy, z, d, K, p: (p[..., :2] / p[..., 2:], z)),
+        "K is missing at both ends: pixels were taken for rays, and back.":
+            lambda d, K, s, t: _moved(d, torch.eye(3), s, t),
+        "The principal point is missing: subtract K[0, 2] and K[1, 2] at first, and add them at the end.":
+            lambda d, K, s, t: _moved(d, K * (1 - torch.tensor([[0.0, 0, 1], [0, 0, 1], [0, 0, 0]])), s, t),
+        "The principal point was not added at the end.":
+            _then(lambda xy, z, d, K, p: (xy - K[:2, 2], z)),
+        "The principal point was not subtracted from the pixels.":
+            lambda d, K, s, t: perspective(K, transform_points(invert_pose(t) @ s, _parts(
+                d, K, pixel_grid(*d.shape, d.dtype) + K[:2, 2]))),
+        "The focal length of x was used for y as well: K[1, 1] is another number.":
+            lambda d, K, s, t: _moved(d, K + torch.diag(torch.stack([0 * K[0, 0], K[0, 0] - K[1, 1], 0 * K[0, 0]])), s, t),
+        "The grid has x and y swapped: columns are x, rows are y.":
+            lambda d, K, s, t: perspective(K, transform_points(invert_pose(t) @ s, _parts(
+                d, K, pixel_grid(*d.shape, d.dtype).flip(-1)))),
         "x and y are swapped: a pixel is (x, y), column first.":
-            lambda d, K, s, t: (lambda xy, z: (xy.flip(-1), z))(*_moved(d, K, s, t)),
+            _then(lambda xy, z, d, K, p: (xy.flip(-1), z)),
+        "These are fractions of the picture: asked for are pixels.":
+            _then(lambda xy, z, d, K, p: (xy / torch.tensor([d.shape[1], d.shape[0]]), z)),
+        "These are coordinates from -1 to 1, as grid_sample wants them: asked for are pixels.":
+            _then(lambda xy, z, d, K, p: (2 * xy / torch.tensor([d.shape[1], d.shape[0]]) - 1, z)),
+        "These are the shifts of the pixels: asked for are the places where they land.":
+            _then(lambda xy, z, d, K, p: (xy - pixel_grid(*d.shape, d.dtype), z)),
+        "The places were rounded to whole pixels: leave them as they are.":
+            _then(lambda xy, z, d, K, p: (xy.round(), z)),
+        "The order of the results is xy, z.":
+            _then(lambda xy, z, d, K, p: (z, xy)),
+        "z is missing: return xy and z, two results.":
+            _then(lambda xy, z, d, K, p: xy),
     },
     right=(_moved_by_matrices, _moved_one_by_one),
     hints=("Four steps: pixel to ray, times depth, source to world to target, K and divide.",
-           "c2w_source takes the points to the world; the inverse of c2w_target takes them on."))
+           "c2w_source takes the points to the world; the inverse of c2w_target takes them on."),
+    forbidden=(Camera.project, Camera.unproject))
 
 # %% ../nbs/exercises/10_synsin_exercises.ipynb #soft
 def _soft(alpha, z, features, sigma):
     near = torch.where(alpha > 0, z, torch.inf).amin(-1, keepdim=True)
-    weight = alpha * torch.exp(-(z - near.nan_to_num(posinf=0.0)) / sigma) * (alpha > 0)
+    weight = torch.where(alpha > 0, alpha * torch.exp(-(z - near.nan_to_num(posinf=0.0)) / sigma), 0.0)
     return (weight[..., None] * features).sum(-2) / weight.sum(-1, keepdim=True).clamp(min=1e-12)
 
 
@@ -176,25 +416,103 @@ def _naive(alpha, z, features, sigma, sign=-1.0, axis=-1):
 
 
 def _soft_cases(g):
+    alpha, features = _discs(g)
+    near = torch.tensor([1.0, 1.3, 1.6, 2.0]).expand(alpha.shape) + 0.2 * torch.rand(alpha.shape, generator=g)
+    order = torch.randperm(4, generator=g)
+    discs = alpha[..., order], torch.where(alpha > 0, near, -1.0)[..., order], features[..., order, :], 0.2
     alpha, z = torch.rand(4, 5, 3, generator=g), 1 + torch.rand(4, 5, 3, generator=g)
     alpha[0, 0], alpha[1, :, 2] = 0.0, 0.0
+    z = torch.where(alpha > 0, z, -1.0)  # as the rasterizer leaves empty slots
+    far = torch.where(alpha > 0, z + 60, z)
+    part = torch.cat([far[:2], z[2:]])
     features = torch.rand(4, 5, 3, 2, generator=g)
-    return {"random hits, one pixel empty": (alpha, z, features, 0.3), "all of it 60 m away": (alpha, z + 60, features, 0.3)}
+    return {"four discs": discs, "random hits, one pixel empty": (alpha, z, features, 0.3),
+            "all of it 60 m away": (alpha, far, features, 0.3), "half of it 60 m away": (alpha, part, features, 0.3)}
 
 
+def _soft_among(choose):  # an idea about the depth that is subtracted before the exponential
+    def idea(alpha, z, features, sigma):
+        weight = torch.where(alpha > 0, alpha * torch.exp(-(z - choose(alpha, z)) / sigma), 0.0)
+        return (weight[..., None] * features).sum(-2) / weight.sum(-1, keepdim=True).clamp(min=1e-12)
+    return idea
+
+
+def _nearest(alpha, z):
+    near = torch.where(alpha > 0, z, torch.inf).amin(-1, keepdim=True)
+    return near.nan_to_num(posinf=0.0)
+
+
+def _unnormalised(a, z, s):
+    return torch.where(a > 0, a * torch.exp(-(z - _nearest(a, z)) / s), 0.0)
+
+
+def _shares(a, z, s):
+    weight = _unnormalised(a, z, s)
+    return weight / weight.sum(-1, keepdim=True).clamp(min=1e-12)
+
+# %% ../nbs/exercises/10_synsin_exercises.ipynb #exercise-2
 exercise(
-    "synsin.4", "Change the method: softmax splatting", _soft, cases=_soft_cases,
+    "synsin.4", "Change the method: softmax splatting", _soft, cases=_soft_cases, draw=_draw_discs,
     wrong={
         "This prefers what is far: the exponent must fall with z.":
             lambda a, z, f, s: _soft(a, -z, f, s),
         "Far away the exponentials vanish: subtract the pixel's nearest depth first, it cancels in the quotient.":
             lambda a, z, f, s: _naive(a, z, f, s),
+        "Far away the exponentials vanish, and 0/0 is NaN: subtract the pixel's nearest depth first.":
+            lambda a, z, f, s: (lambda w: _weighted(w, f) / w.sum(-1, keepdim=True))(a * torch.exp(-z / s)),
+        "A small number below does not help when all exponentials vanish: subtract the pixel's nearest depth first.":
+            lambda a, z, f, s: (lambda w: _weighted(w, f) / (w.sum(-1, keepdim=True) + 1e-8))(a * torch.exp(-z / s)),
+        "The nearest depth of the whole picture was subtracted: each pixel needs its own, else what is far still vanishes.":
+            _soft_among(lambda a, z: z[a > 0].amin()),
+        "The nearest depth was looked for among empty slots as well (z = -1 there): only hits count.":
+            _soft_among(lambda a, z: z.amin(-1, keepdim=True)),
+        "A pixel without any hit is 0, not NaN: guard the quotient.":
+            lambda a, z, f, s: (lambda w: _weighted(w, f) / w.sum(-1, keepdim=True))(_unnormalised(a, z, s)),
         "The quotient runs over the hits of one pixel, not over pixels.":
-            lambda a, z, f, s: _naive(a, z - 60 * (z > 50), f, s, axis=0),
+            lambda a, z, f, s: (lambda w: _weighted(w / w.sum(0, keepdim=True).clamp(min=1e-12), f))(_unnormalised(a, z, s)),
+        "The quotient runs over the hits of one pixel, not along a row of pixels.":
+            lambda a, z, f, s: (lambda w: _weighted(w / w.sum(1, keepdim=True).clamp(min=1e-12), f))(_unnormalised(a, z, s)),
+        "The quotient runs over the hits of one pixel: here all pixels share one sum.":
+            lambda a, z, f, s: (lambda w: _weighted(w / w.sum(), f))(_unnormalised(a, z, s)),
         "alpha is missing from the weights: a hit at the rim must not count as much as one in the middle.":
             lambda a, z, f, s: _soft((a > 0).float(), z, f, s),
+        "Empty slots take part: where alpha is 0 the weight is 0.":
+            lambda a, z, f, s: _weighted(torch.softmax(-z / s, -1), f),
+        "alpha was multiplied in after the quotient: it belongs above and below.":
+            lambda a, z, f, s: _weighted(a * torch.softmax(torch.where(a > 0, -z / s, -torch.inf), -1).nan_to_num(0.0), f),
+        "In a softmax alpha stands as a factor, so its logarithm goes into the exponent, not alpha itself.":
+            lambda a, z, f, s: _weighted(torch.softmax(torch.where(a > 0, a - z / s, -torch.inf), -1).nan_to_num(0.0), f),
+        "alpha counts twice: each weight has it once.":
+            lambda a, z, f, s: _soft(a**2, z, f, s),
         "Weights are not divided by their sum.":
-            lambda a, z, f, s: (lambda w: (w[..., None] * f).sum(-2))(a * torch.exp(-z / s)),
+            lambda a, z, f, s: _weighted(a * torch.exp(-z / s), f),
+        "Weights are not divided by their sum (the subtracted depth cancels only in the quotient).":
+            lambda a, z, f, s: _weighted(_unnormalised(a, z, s), f),
+        "The depth is divided by sigma, not multiplied with it.":
+            lambda a, z, f, s: _soft(a, z, f, 1 / s),
+        "sigma is not used.":
+            lambda a, z, f, s: _soft(a, z, f, 1.0),
+        "sigma is not squared here, and there is no 2: the exponent is -z / sigma.":
+            lambda a, z, f, s: _soft(a, z, f, s**2),
+        "This is a Gaussian in depth, exp(-z² / 2σ²): the exponent is -z / sigma.":
+            lambda a, z, f, s: _soft(a, z**2 / 2, f, s**2),
+        "This weighs by disparity 1 / z: the exponent is -z / sigma.":
+            lambda a, z, f, s: _weighted(a / z.clamp(min=1e-3) * (a > 0), f) / (a / z.clamp(min=1e-3) * (a > 0)).sum(
+                -1, keepdim=True).clamp(min=1e-12),
+        "Depth is not used: this is a mean weighted by alpha alone.":
+            lambda a, z, f, s: _weighted(a, f) / a.sum(-1, keepdim=True).clamp(min=1e-12),
+        "This takes the nearest hit only: sigma says how much of the others is seen.":
+            lambda a, z, f, s: (a.amax(-1, keepdim=True) > 0) * f.gather(-2, torch.where(a > 0, z, torch.inf).argmin(-1)[
+                ..., None, None].expand(*f.shape[:-2], 1, f.shape[-1]))[..., 0, :],
+        "This sorts and composites: softmax splatting has no order, only weights.":
+            lambda a, z, f, s: (lambda i: _composite(a.gather(-1, i), f.gather(-2, i[..., None].expand(f.shape))))(
+                torch.where(a > 0, z, torch.inf).argsort(-1)),
+        "The mean is over the hits, divided once more by their number: the quotient is all.":
+            lambda a, z, f, s: _soft(a, z, f, s) / a.shape[-1],
+        "The hits were never added up: sum over their dimension.":
+            lambda a, z, f, s: _shares(a, z, s)[..., None] * f,
+        "The sum runs over the hits: their dimension is the last but one of the features, not the last.":
+            lambda a, z, f, s: (_shares(a, z, s)[..., None] * f).sum(-1),
     },
     right=(_soft_by_logits, _soft_in_double),
     hints=("It is a softmax over the hits of -z / sigma + log alpha.",
@@ -202,23 +520,61 @@ exercise(
 
 # %% ../nbs/exercises/10_synsin_exercises.ipynb #kernel-cases
 def _kernel_cases(g):
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = current_device()
     draw = lambda *shape: torch.rand(*shape, generator=g).to(device)  # noqa: E731
-    return {"70 pixels, 4 hits, 3 channels": (draw(70, 4), draw(70, 4, 3)), "1 pixel": (draw(1, 2), draw(1, 2, 1))}
+    discs = tuple(part.flatten(0, 1).contiguous().to(device) for part in _discs(g))
+    return {"four discs, 768 pixels": discs, "70 pixels, 5 hits, 2 channels": (draw(70, 5), draw(70, 5, 2)),
+            "1 pixel": (draw(1, 2), draw(1, 2, 1))}
+
+
+def _across_channels(a, f):  # the light is not renewed for each channel
+    out, left = [], torch.ones_like(a[:, :1])
+    for c in range(f.shape[-1]):
+        out.append(left * _composite(a, f[..., c : c + 1]))
+        left = left * (1 - a).prod(-1, keepdim=True)
+    return torch.cat(out, -1)
+
+
+def _last_only(a, f):  # overwritten in the loop
+    return (a * _through(a))[:, -1:] * f[:, -1]
+
+
+def _strided(a, f, of_alpha=True, of_features=True):  # the pixel runs fastest, as if P stood last
+    P, K, C = f.shape
+    a = a.reshape(K, P).T if of_alpha else a
+    return _composite(a, f.reshape(K, P, C).transpose(0, 1) if of_features else f)
 
 
 exercise(
-    "synsin.5", "One kernel for the compositing", _composite, cases=_kernel_cases,
+    "synsin.5", "One kernel for the compositing", _composite, cases=_kernel_cases, draw=_draw_discs,
     wrong={
-        "The light that is left must be updated after a hit is added, not before: a hit does not hide itself.":
-            lambda a, f: ((a * torch.cumprod(1 - a, -1))[..., None] * f).sum(-2),
-        "The light that is left is never reduced.":
-            lambda a, f: (a[..., None] * f).sum(-2),
-        "Only the last block of hits arrives: accumulate over the loop instead of overwriting.":
-            lambda a, f: _composite(torch.cat([a[:, :-1] * 1.0, a[:, -1:]], -1), torch.cat([0 * f[:, :-1], f[:, -1:]], 1)),
+        "The light that is left is not renewed for each channel: start the loop over the hits with 1.":
+            _across_channels,
+        "Only the last hit arrives: accumulate over the loop instead of overwriting.":
+            _last_only,
+        "Only the last hit arrives, and no light was taken off for the others: accumulate over the loop.":
+            lambda a, f: _composite(torch.cat([a[:, :-1] * 0.0, a[:, -1:]], -1), f),
         "The pixels beyond the first block are missing: launch enough programs, and mask the last one.":
-            lambda a, f: _composite(a, f) * (torch.arange(len(a), device=a.device) < 64)[:, None]
-            if len(a) > 64 else _composite(a, f),
+            lambda a, f: _composite(a, f) * (torch.arange(len(a), device=a.device) < 64)[:, None],
+        "The pixels of the last, incomplete block are missing: launch triton.cdiv(P, BLOCK) programs, not P // BLOCK.":
+            lambda a, f: _composite(a, f) * (torch.arange(len(a), device=a.device) < len(a) // 64 * 64)[:, None],
+        "Every block got the first block's pixels: a program's pixels begin at tl.program_id(0) * BLOCK.":
+            lambda a, f: _composite(a, f)[torch.arange(len(a), device=a.device) % 64],
+        "The weights are read as if the pixels stood last: pixel p's hit k is at p * K + k.":
+            lambda a, f: _strided(a, f, of_features=False),
+        "The features are read as if the pixels stood last: pixel p's hit k, channel c is at (p * K + k) * C + c.":
+            lambda a, f: _strided(a, f, of_alpha=False),
+        "Weights and features are read as if the pixels stood last: pixel p's hit k is at p * K + k.":
+            _strided,
+        "The features are read with hits and channels exchanged: hit k, channel c is at (p * K + k) * C + c.":
+            lambda a, f: _composite(a, f.reshape(len(f), f.shape[2], f.shape[1]).transpose(1, 2)),
+        "Every channel has the first channel's values: c belongs into the address that is read.":
+            lambda a, f: _composite(a, f[..., :1].expand(f.shape)),
+        "The channels are stored in reverse order.":
+            lambda a, f: _composite(a, f).flip(-1),
+        "The output is stored as if the pixels stood last: pixel p's channel c is at p * C + c.":
+            lambda a, f: _composite(a, f).T.reshape(len(f), f.shape[-1]),
+        **_COMPOSITING,
     },
     right=(_loop_composite, _over_composite),
     hints=("`tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)` are a program's pixels; the mask is `pixels < P`.",
