@@ -42,9 +42,9 @@ except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(f"{missing.name} is not installed: pip install 'nvs_book[book]'", name=missing.name) from None
 
 from .checks import check_choice, check_number
-from .equations import CITED, DISPLAY, NUMBER, TestFunction, Trace
+from .equations import CALLED_BY_CLASS, CITED, DISPLAY, NUMBER, TestFunction, Trace
 from .equations import definitions, is_exported, parsed, read_tests, tags, tests_that_know, trace
-from .exercises import stub
+from .exercises import _book, stub
 
 # %% ../nbs/workbench/91_book.ipynb #directives
 DIRECTIVE = re.compile(r"^\s*#\s*\|\s*([\w-]+)\s*:?\s*(.*?)\s*$")
@@ -400,14 +400,20 @@ def text_table(
     lines = [f"{a:<{room[0]}}  {b:<{room[1]}}  {c:<{room[2]}}  {d:>{room[3]}}".rstrip() for a, b, c, d in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
-# %% ../nbs/workbench/91_book.ipynb #results-table
+# %% ../nbs/workbench/91_book.ipynb #notebooks
+def _notebooks(folder: Path | None) -> Path:
+    "The folder that is named; else that of this run; else that of the clone; else, in a student's copy, that of the package."
+    named = folder or os.environ.get("NVS_BOOK_EXECUTED")
+    return Path(named) if named else _book(None) / "nbs"
+
+
 def results_table(
     folder: Path | None = None,  # that holds the notebooks; None: those of this run, else nbs/
     link: str = "",  # how the links to chapters begin
     summaries: bool = True,  # say what each chapter is about
 ) -> str:  # Markdown
     "The chapters in order, what each is about, what it measured, and how long it took."
-    folder = Path(folder or os.environ.get("NVS_BOOK_EXECUTED") or find_root() / "nbs")
+    folder = _notebooks(folder)
     lines = ["| chapter | result | to be compared with | time |", "|---|---|---|--:|"]
     for run in map(read_run, (path for path in find_chapters(folder) if path.parent.name != "exercises")):
         result = "<br>".join(f"**{quantity(head['value'], head['unit'])}** {head['label']}" for head in run.headlines)
@@ -673,8 +679,10 @@ class Pages:
         return "".join(part if index % 2 else self._plain(part, folder, set(numbers)) for index, part in parts)
 
     def _plain(self, text: str, folder: Path, numbers: set[str]) -> str:
-        def spoken(part: str) -> str:
-            return CITED.sub(lambda found: _equation_links(found[0], numbers), CITATION.sub(_cite, part))
+        def spoken(part: str) -> str:  # what stands in a citation is the paper's own equation
+            pieces = re.split(r"(\[@[^\[\]]*\])", part)
+            pieces[::2] = [CITED.sub(lambda found: _equation_links(found[0], numbers), piece) for piece in pieces[::2]]
+            return CITATION.sub(_cite, "".join(pieces))
 
         text = "".join(part if part.startswith("`") else spoken(part) for part in CODE_SPAN.split(text))
         text = LINK.sub(lambda found: self.link(found, folder), text)
@@ -728,7 +736,7 @@ def chapter_cards(
     folder: Path | None = None,  # that holds the notebooks; None: those of this run, else nbs/
 ) -> Shown:  # cards on the site, a table elsewhere
     "The chapters in reading order: what each is about, how long it takes, what to know before."
-    folder = Path(folder or os.environ.get("NVS_BOOK_EXECUTED") or find_root() / "nbs")
+    folder = _notebooks(folder)
     runs = [read_run(path) for path in find_chapters(folder) if path.parent.name != "exercises"]
     facts = chapter_facts(runs, folder)
     lines = ["| chapter | reading | run | read before |", "|---|--:|--:|---|"]
@@ -950,10 +958,12 @@ def equation_table(
     for row in followed.rows:
         code = []
         for citation in row.code:
-            public = citation.name and not re.search(r"(^|\.)_", citation.name)
-            place = f"{up}api/{followed.module}.html#{pages.library}.{followed.module}.{citation.name}" if public else ""
-            name = f"<code>{citation.name}</code>" if citation.name else "a check"
-            code.append(f'<a href="{place or f"{page}#cell-{citation.cell}"}">{name}</a>')
+            owner, _, last = (citation.name or "").rpartition(".")
+            name = owner if last in CALLED_BY_CLASS else citation.name
+            public = name and not re.search(r"(^|\.)_", name)
+            place = f"{up}api/{followed.module}.html#{pages.library}.{followed.module}.{name}" if public else ""
+            said = f"<code>{name.replace('_', '&#95;')}</code>" if name else "a check"
+            code.append(f'<a href="{place or f"{page}#cell-{citation.cell}"}">{said}</a>')
         tests = _test_links(row.tests, up, 3)
         lines.append(f'| <a href="{page}#eq-{row.number}">({row.number})</a> | {", ".join(dict.fromkeys(code))} | {tests} |')
     return "\n".join(lines)

@@ -362,6 +362,7 @@ def test_alternative_text_is_the_sentence_above_that_speaks_of_the_picture(text,
 
 def test_equations_get_anchors_and_are_linked():
     pages = book.Pages(Path("/clone"), {})
+    assert pages.prose("[@a, eq. 1]", Path("/clone/nbs"), ["1"]) == "{cite:p}`a{eq. 1}`"  # the paper's own
     text = pages.prose("By eq. 1 and eqs. 2 and 7, `eq. 1`:\n\n$$a = b \\tag{1}$$\n", Path("/clone/nbs"), ["1", "2"])
     assert '<a class="eq-ref" href="#eq-1">eq. 1</a> and <a class="eq-ref" href="#eq-2">eqs. 2</a> and 7, `eq. 1`' in text
     assert re.search(r'\n\n<div class="anchor" id="eq-1"></div>\n\n\$\$a', text)
