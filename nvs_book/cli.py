@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['PROG', 'FULL', 'DENIED', 'FILM_PATHS', 'DIRECTORY', 'PACKAGE', 'IN_A_CLONE', 'EXTRAS', 'MODELS', 'CHECKS', 'COLOURS',
            'Failed', 'Terminated', 'outcome', 'one_line', 'say', 'explain', 'Command', 'Program', 'main', 'whole_file',
-           'progress_bar', 'film_options', 'write', 'render', 'photo', 'book', 'shown', 'clone', 'needed_clone',
+           'progress_bar', 'film_options', 'film_command', 'render', 'photo', 'book', 'shown', 'clone', 'needed_clone',
            'student', 'progress', 'free_port', 'open_lab', 'lab', 'ratio_table', 'find_benchmarks', 'run_benchmark',
            'bench', 'bench_report', 'Finding', 'finding', 'pip_install', 'unmet', 'examine', 'diagnosis', 'doctor']
 
@@ -290,7 +290,7 @@ def film_options(paths: tuple[str, ...], path: str):
     return add
 
 
-def write(
+def film_command(
     output: Path,  # .mp4, .gif or .png
     fps: float,  # frames a second
     make,  # make(frames) -> the film
@@ -339,7 +339,7 @@ def render(source, output, path, amount, zoom, frames, fps, size, start, to, mos
 
         return make_film(source, amount=amount, size=size, start=start, to=to, most_views=most_views, **options)
 
-    write(output, fps, make, frames, zoom, path)
+    film_command(output, fps, make, frames, zoom, path)
 
 
 @main.command(examples=[
@@ -373,7 +373,7 @@ def photo(picture, output, path, amount, zoom, frames, fps, size, depth, kind, s
 
     if depth and model:
         raise click.UsageError("--depth and --model: expected one of them, got both")
-    write(output, fps, make, frames, zoom, path)
+    film_command(output, fps, make, frames, zoom, path)
 
 # %% ../nbs/workbench/90_cli.ipynb #book
 @main.command(examples=["book", "book 01 10 --no-site", "book 10 --scale small --device cuda", "book --no-run --site public"])
@@ -543,7 +543,7 @@ def _end(process: subprocess.Popen) -> None:
 @main.command(examples=["lab", "lab ~/nvs", "lab ~/nvs --no-browser --port 9000", "lab --source", "lab -- --log-level=INFO"])
 @click.argument("folder", metavar="[DIR]", required=False, type=DIRECTORY)
 @click.argument("more", metavar="[-- JUPYTER'S OPTIONS]", nargs=-1, type=click.UNPROCESSED)
-@click.option("--port", type=click.IntRange(1, 65535), help="Default: the first free one from 8888 on.")
+@click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="Default: the first free one from 8888 on.")
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
 @click.option("--source", is_flag=True, help="For authors: the clone's own nbs/, in place of a copy.")
 def lab(folder, more, port, no_browser, source):
