@@ -1238,14 +1238,3 @@ def make_book(
         return 0 if order.run(chosen, save) else 1
     stored = [read_run(path) for path in find_chapters(root / "nbs")]
     return 0 if order.site is None or order.write_site(stored, read_run(root / "nbs" / "index.ipynb")) else 1
-
-# %% ../nbs/workbench/91_book.ipynb #if-name-main-and-file-in-globals-as-a-pr
-if __name__ == "__main__" and "__file__" in globals():  # as a program, not as a cell
-    flags = {word for word in sys.argv[1:] if word.startswith("-")}
-    words = [word for word in sys.argv[1:] if word not in flags]
-    try:
-        sys.exit(make_book(words, save="--save" in flags, readme="--readme" in flags, run="--no-run" not in flags))
-    except (OSError, ValueError) as problem:
-        sys.exit(f"error: {problem}")
-    except KeyboardInterrupt:
-        sys.exit(130)
