@@ -998,7 +998,8 @@ def load_estimator(
     try:
         with _quietly():
             processor = AutoImageProcessor.from_pretrained(str(model))
-            network, report = AutoModelForDepthEstimation.from_pretrained(str(model), use_safetensors=True, output_loading_info=True)
+            wanted = {"use_safetensors": True, "output_loading_info": True}
+            network, report = AutoModelForDepthEstimation.from_pretrained(str(model), **wanted)
     except Exception as error:  # the file formats and the configurations each have errors of their own
         if isinstance(error, (MemoryError, PermissionError)):
             raise
