@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .exercises import draw_images, exercise
 from .metrics import _squared_distances, chamfer, f_score, nearest, psnr, ssim, ssim_map
+from .training import current_device
 
 # %% ../nbs/exercises/03_metrics_exercises.ipynb #set-psnr
 def _set_psnr(made, real, mask, data_range, power=2, factor=10.0):
@@ -737,8 +738,9 @@ def _by_table(a, b, limit_mb):
 
 
 def _little_memory_cases(g):
-    if torch.cuda.is_available():
-        a, b = (30 * torch.rand(n, 3, generator=g).cuda() for n in (100_003, 80_021))
+    device = current_device()
+    if device.type == "cuda":
+        a, b = (30 * torch.rand(n, 3, generator=g).to(device) for n in (100_003, 80_021))
         return {"100,003 and 80,021 points in 1024 MB": (a, b, 1024.0), "few points": (a[:5], b[:2], 1024.0)}
     a, b = (10 * torch.rand(n, 3, generator=g) for n in (1211, 1605))
     return {"1,211 and 1,605 points in 4 MB": (a, b, 4.0), "few points": (a[:5], b[:2], 4.0)}

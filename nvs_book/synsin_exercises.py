@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/exercises/10_synsin_exercises.ipynb #import-math
+# %% ../nbs/exercises/10_synsin_exercises.ipynb #from-functools-import-partial
 from functools import partial
 
 import torch
@@ -64,6 +64,14 @@ exercise(
             lambda d, r, t: 1 - (d / r**2).clamp(1e-3, 1).sqrt() ** t,
         "The weight is raised to tau, not to 1 / tau.":
             lambda d, r, t: _hit_weight(d, r, 1 / t),
+        "The square root is missing, and tau is halved instead: the root is of d² / r² alone.":
+            lambda d, r, t: (1 - (d / r**2).clamp(1e-3, 1)) ** (t / 2),
+        "The clamp is of d² / r², after the division by the radius, not of the distance.":
+            lambda d, r, t: (1 - d.sqrt().clamp(1e-3, 1) / r) ** t,
+        "This is 1 minus the weight.":
+            lambda d, r, t: 1 - _hit_weight(d, r, t),
+        "This is exp(-d² / r²); SynSin's weight falls linearly from the middle, to 0 at the rim.":
+            lambda d, r, t: torch.exp(-d / r**2) ** t,
         "tau is missing: raise the weight to it, last.":
             lambda d, r, t: _hit_weight(d, r, 1.0),
         "This is a Gaussian; SynSin's weight falls linearly from the middle, to 0 at the rim.":
@@ -114,7 +122,8 @@ def _discs(g, height=24, width=32, slots=4):
 def _composite_cases(g):
     random = torch.rand(5, 7, 4, generator=g), torch.rand(5, 7, 4, 3, generator=g)
     opaque = torch.tensor([1.0, 0.7, 0.2]).expand(2, 2, 3)
-    return {"four discs": _discs(g), "random hits": random,
+    random[0][0, 0] = 0.0
+    return {"four discs": _discs(g), "random hits, one pixel empty": random,
             "an opaque point in front": (opaque, torch.rand(2, 2, 3, 2, generator=g))}
 
 
@@ -143,6 +152,14 @@ _COMPOSITING = {  # ideas about compositing, in exercises 2 and 5
         lambda a, f: _composite(a.flip(-1), f.flip(-2)),
     "The weights are in reverse order, the features are not (or the other way round).":
         lambda a, f: _composite(a.flip(-1), f),
+    "The weights were composited and then reversed: the first weight belongs to the first hit.":
+        lambda a, f: _weighted((a * _through(a)).flip(-1), f),
+    "The product with j <= k was divided by 1 - alpha to take the last factor off: behind an opaque hit that is 0/0.":
+        lambda a, f: _weighted(a * torch.cumprod(1 - a, -1) / (1 - a), f),
+    "The composited weights were divided by their sum: what is missing from 1 stays dark, and without a hit this is 0/0.":
+        lambda a, f: _composite(a, f) / (a * _through(a)).sum(-1, keepdim=True),
+    "This is a weighted mean, and without a hit 0/0. Compositing does not divide: what is missing from 1 stays dark.":
+        lambda a, f: _weighted(a, f) / a.sum(-1, keepdim=True),
     "This adds all hits up as if nothing hid anything: multiply by what is left of the light.":
         lambda a, f: _weighted(a, f),
     "This is a weighted mean. Compositing does not divide by the sum: what is missing from 1 stays dark.":
@@ -302,6 +319,8 @@ exercise(
             _by_relative(lambda s, t: t @ s),
         "Both poses were inverted: c2w_source is used as it is.":
             _by_relative(lambda s, t: torch.linalg.inv(t) @ torch.linalg.inv(s)),
+        "Both poses were inverted, and stand in the wrong order: inverse(c2w_target) @ c2w_source.":
+            _by_relative(lambda s, t: torch.linalg.inv(s) @ torch.linalg.inv(t)),
         "The target's pose is not used: the points are in the world, not yet in the target camera.":
             _by_relative(lambda s, t: s),
         "The source's pose is not used: the points are in the source camera, not in the world.":
@@ -357,6 +376,9 @@ exercise(
             _then(lambda xy, z, d, K, p: (p[..., :2] / p[..., 2:], z)),
         "K is missing at both ends: pixels were taken for rays, and back.":
             lambda d, K, s, t: _moved(d, torch.eye(3), s, t),
+        "K is transposed: its third column holds the principal point.":
+            lambda d, K, s, t: (lambda p: (p[..., :2] / p[..., 2:], p[..., 2]))(transform_points(
+                invert_pose(t) @ s, _parts(d, K.T)) @ K),
         "The principal point is missing: subtract K[0, 2] and K[1, 2] at first, and add them at the end.":
             lambda d, K, s, t: _moved(d, K * (1 - torch.tensor([[0.0, 0, 1], [0, 0, 1], [0, 0, 0]])), s, t),
         "The principal point was not added at the end.":
@@ -442,6 +464,11 @@ def _nearest(alpha, z):
     return near.nan_to_num(posinf=0.0)
 
 
+def _softmax(a, z, s, axis):
+    logits = torch.where(a > 0, a.clamp(min=1e-30).log() - z / s, -torch.inf)
+    return torch.softmax(logits, axis).nan_to_num(0.0)
+
+
 def _unnormalised(a, z, s):
     return torch.where(a > 0, a * torch.exp(-(z - _nearest(a, z)) / s), 0.0)
 
@@ -468,12 +495,20 @@ exercise(
             _soft_among(lambda a, z: z.amin(-1, keepdim=True)),
         "A pixel without any hit is 0, not NaN: guard the quotient.":
             lambda a, z, f, s: (lambda w: _weighted(w, f) / w.sum(-1, keepdim=True))(_unnormalised(a, z, s)),
+        "The softmax runs over the hits of one pixel, not over pixels.":
+            lambda a, z, f, s: _weighted(_softmax(a, z, s, 0), f),
+        "The softmax runs over the hits of one pixel, not along a row of pixels.":
+            lambda a, z, f, s: _weighted(_softmax(a, z, s, 1), f),
+        "The softmax runs over the hits of one pixel: here all pixels share one.":
+            lambda a, z, f, s: _weighted(_softmax(*(v.flatten()[None] for v in (a, z)), s, -1).reshape(a.shape), f),
         "The quotient runs over the hits of one pixel, not over pixels.":
             lambda a, z, f, s: (lambda w: _weighted(w / w.sum(0, keepdim=True).clamp(min=1e-12), f))(_unnormalised(a, z, s)),
         "The quotient runs over the hits of one pixel, not along a row of pixels.":
             lambda a, z, f, s: (lambda w: _weighted(w / w.sum(1, keepdim=True).clamp(min=1e-12), f))(_unnormalised(a, z, s)),
         "The quotient runs over the hits of one pixel: here all pixels share one sum.":
             lambda a, z, f, s: (lambda w: _weighted(w / w.sum(), f))(_unnormalised(a, z, s)),
+        "alpha was multiplied in after the softmax, and empty slots took part in it: alpha belongs above and below.":
+            lambda a, z, f, s: _weighted(a * torch.softmax(-z / s, -1), f),
         "alpha is missing from the weights: a hit at the rim must not count as much as one in the middle.":
             lambda a, z, f, s: _soft((a > 0).float(), z, f, s),
         "Empty slots take part: where alpha is 0 the weight is 0.":
@@ -523,7 +558,9 @@ def _kernel_cases(g):
     device = current_device()
     draw = lambda *shape: torch.rand(*shape, generator=g).to(device)  # noqa: E731
     discs = tuple(part.flatten(0, 1).contiguous().to(device) for part in _discs(g))
-    return {"four discs, 768 pixels": discs, "70 pixels, 5 hits, 2 channels": (draw(70, 5), draw(70, 5, 2)),
+    some = draw(70, 5)
+    some[3], some[5, 1] = 0.0, 1.0  # nothing, and something opaque
+    return {"four discs, 768 pixels": discs, "70 pixels, 5 hits, 2 channels": (some, draw(70, 5, 2)),
             "1 pixel": (draw(1, 2), draw(1, 2, 1))}
 
 
