@@ -58,6 +58,9 @@ class Exercise:
     run: Callable | None = None  # (answer, *arguments) -> what is compared; None: the answer's own result
     seconds: float = 20.0  # the longest an answer may take on one case
 
+    def __repr__(self):
+        return f"{self.name}: {self.title} ({1 + len(self.right)} right answers, {len(self.wrong)} wrong ideas)"
+
 
 EXERCISES: dict[str, Exercise] = {}
 
@@ -325,10 +328,13 @@ def _outcome(task: Exercise, function: Callable, arguments: tuple):
         return type(e).__name__
 
 
-def _agrees(task: Exercise, idea: Callable, trials: list) -> bool:
-    "Whether an idea gives what the answer gave."
+def _agrees(task: Exercise, idea: Callable, trials: list, known: dict) -> bool:
+    "Whether an idea gives what the answer gave; what ideas gave is kept in `known`."
     def same(trial):
-        result = _outcome(task, idea, trial.arguments)
+        key = (id(idea), trial.label)
+        if key not in known:
+            known[key] = _outcome(task, idea, trial.arguments)
+        result = known[key]
         if trial.error is not None:
             return result == type(trial.error).__name__
         try:
@@ -339,15 +345,15 @@ def _agrees(task: Exercise, idea: Callable, trials: list) -> bool:
     return all(map(same, trials))
 
 
-def _named_idea(task: Exercise, trials: list) -> str | None:
+def _named_idea(task: Exercise, trials: list, known: dict) -> str | None:
     "The message of the wrong idea that behaves as the answer does: on every case, or at least on those that fail."
     ideas = task.wrong.items()
-    found = next((message for message, idea in ideas if _agrees(task, idea, trials)), None)
+    found = next((message for message, idea in ideas if _agrees(task, idea, trials, known)), None)
     failed = [t for t in trials if t.differs and t.error is None]
     if found or not failed or len(failed) == len(trials):
         return found
-    found = next((message for message, idea in ideas if _agrees(task, idea, failed)), None)
-    return found and f"For {_listed(t.label for t in failed)}: {found}"
+    found = next((message for message, idea in ideas if _agrees(task, idea, failed, known)), None)
+    return found and f"For {_cases([t.label for t in failed])}: {found}"
 
 
 def _listed(words) -> str:
@@ -614,7 +620,8 @@ def _constant(pairs: list, tolerance: float, known_only: bool = False) -> str | 
     offset, factor = (g - e).median(), (g * e).sum() / (e * e).sum().clamp(min=1e-300)
     for make, said in ((lambda v: v + offset, _offset(float(offset))), (lambda v: v * factor, _factor(float(factor)))):
         if (enough or said[1]) and _explains(make, wrong, tolerance):
-            return f"{said[0]}: {said[1] or 'a constant is missing, or too much'}."
+            text = f"{said[0]}: {said[1] or 'a constant is missing, or too much'}."
+            return text.replace("All numbers are", "The number is") if all(v.numel() == 1 for _, v in wrong) else text
     return _straight(e, g, wrong, tolerance) if enough and len(e) >= 5 else None
 
 
@@ -1148,12 +1155,18 @@ def _unused(task: Exercise, answer: Callable, trials: list, names: list) -> str 
             arguments = _replaced(trial.arguments, {i: value})
             try:
                 moved = moved or _difference(trial.expected, _call(task, task.reference, arguments)[0], 1e-6) is not None
-                still = still and _difference(trial.got, _call(task, answer, arguments)[0], 1e-9) is None
+                still = still and _unmoved(trial.got, _call(task, answer, arguments)[0])
             except (Exception, _TooLong):
                 still = False
         if moved and still:
             return f"The result does not depend on `{name}`: your function never uses it, or cancels it."
     return None
+
+
+def _unmoved(before, after) -> bool:
+    "Whether every single number stayed the same."
+    pairs = [(_numbers(a), _numbers(b)) for a, b in zip(_leaves(before), _leaves(after))]
+    return all(a.shape == b.shape and not _gap(a, b).gt(1e-7 * a.abs().nan_to_num(0.0, 0.0, 0.0)).any() for a, b in pairs)
 
 
 def _unsteady(task: Exercise, answer: Callable, trial: _Trial) -> str | None:
@@ -1182,7 +1195,12 @@ def _where(trial: _Trial, names: list, tolerance: float) -> str | None:
     e, g = pairs[bad[0]]
     wrong = _gap(e, g) > tolerance * _size(e)
     which = f"the {ORDINALS[bad[0] % 6]} result" if len(pairs) > 1 else "the result"
-    said = _special(e, g, wrong) or _at_argument(trial, names, wrong) or _at_pose(wrong) or _at_index(wrong)
+    said, unfit = _special(e, g, wrong) or _at_argument(trial, names, wrong), wrong & ~g.isfinite() & e.isfinite()
+    where = _at_pose(wrong) or _at_index(wrong)
+    if unfit.any() and not said:
+        where = where or ("the rest is right" if torch.equal(unfit, wrong) else "others are wrong too")
+        said = f"{int(unfit.sum())} of {wrong.numel()} numbers are NaN or infinite and should not be; {where}"
+    said = said or where
     rest = " The other results are right." if len(bad) == 1 and len(pairs) > 1 else ""
     if said:
         return f"In {which}, {said}.{rest}"
@@ -1398,7 +1416,8 @@ def _unvaried(pairs: list, tolerance: float) -> str | None:
     e, g = (torch.cat([p[i].flatten() for p in wrong]) for i in (0, 1))
     if g.numel() and g.isnan().all():
         return "Every number is NaN: a division 0 / 0, inf - inf, or the root or logarithm of a negative number."
-    if len(g) < 2 or not (g == g[0]).all() or (e == e[0]).all():
+    single = all(v.numel() == 1 for _, v in wrong) and g[0] != 0
+    if len(g) < 2 or single or not (g == g[0]).all() or (e == e[0]).all():
         return None
     why = (
         "the result is never filled in, or everything is masked, clamped or multiplied away"
@@ -1518,8 +1537,10 @@ class _Finding:
     trial: _Trial | None = None
 
 
-def _judge(task: Exercise, answer: Callable, seed: int, guard: str = "forbidden", stream=None) -> _Finding:
-    "Run an answer on every case and say what is wrong, by its idea if there is one."
+def _judge(
+    task: Exercise, answer: Callable, seed: int, guard: str = "forbidden", stream=None, known: dict | None = None
+) -> _Finding:
+    "Run an answer on every case and say what is wrong, by its idea if there is one; known: what the ideas give, if it is."
     cases = task.cases(torch.Generator().manual_seed(seed))
     if _is_stub(answer):
         return _Finding(False, EMPTY)
@@ -1527,7 +1548,7 @@ def _judge(task: Exercise, answer: Callable, seed: int, guard: str = "forbidden"
         return _Finding(False, message)
     try:
         trials = [_try(task, answer, label, arguments, guard, stream) for label, arguments in cases.items()]
-        return _conclude(task, answer, trials, guard)
+        return _conclude(task, answer, trials, {} if known is None else known)
     except NotImplementedError:
         return _Finding(False, EMPTY)
     except _Borrowed as e:
@@ -1536,7 +1557,7 @@ def _judge(task: Exercise, answer: Callable, seed: int, guard: str = "forbidden"
         return _Finding(False, f"This runs too long: more than {task.seconds:g} s on one case. Does a loop never end?")
 
 
-def _conclude(task: Exercise, answer: Callable, trials: list, guard: str) -> _Finding:
+def _conclude(task: Exercise, answer: Callable, trials: list, known: dict) -> _Finding:
     "The finding, from what all cases gave."
     failed = next((t for t in trials if t.differs), None)
     if failed is None:
@@ -1546,7 +1567,7 @@ def _conclude(task: Exercise, answer: Callable, trials: list, guard: str) -> _Fi
         return _Finding(False, "The function returns nothing: is `return` missing?", failed)
     if all(t.got is ... or t.got is NotImplemented for t in trials):
         return _Finding(False, EMPTY)
-    message = _named_idea(task, trials) or _diagnosis(task, answer, trials)
+    message = _named_idea(task, trials, known) or _diagnosis(task, answer, trials)
     return _Finding(False, message, failed)
 
 
@@ -2004,10 +2025,13 @@ def proof(
     seed: int = 0,  # of the random inputs
 ) -> tuple[dict, dict]:  # right answers -> what the check says, messages of wrong ideas -> what it says
     "What a check says to all the answers that are kept beside it."
-    free = dataclasses.replace(task, forbidden=())
+    free, known = dataclasses.replace(task, forbidden=()), {}
     rights = {"reference": task.reference, **{f"right answer {i}": answer for i, answer in enumerate(task.right, 2)}}
-    return ({name: judge(free, answer, seed)[1] for name, answer in rights.items()},
-            {message: judge(task, idea, seed)[1] for message, idea in task.wrong.items()})
+    return ({name: _judge(free, answer, seed, "", known=known).message for name, answer in rights.items()},
+            {message: _judge(task, idea, seed, known=known).message for message, idea in task.wrong.items()})
+
+
+_proved: dict = {}
 
 
 def misconceptions_table(
@@ -2023,7 +2047,8 @@ def misconceptions_table(
     if chapter is not None:
         lines = ["| exercise | wrong idea | caught |", "|---|---|:-:|"]
     for task in tasks:
-        rights, wrongs = proof(task, seed)
+        key = (id(task), seed)
+        rights, wrongs = _proved[key] = _proved.get(key) or proof(task, seed)  # once a session
         if chapter is None:
             passed, named = sum(said == "Right." for said in rights.values()), sum(said == m for m, said in wrongs.items())
             lines.append(f"| {task.name} | {task.title} | {passed} of {len(rights)} | {len(wrongs)} | {named} |")

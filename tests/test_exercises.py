@@ -31,6 +31,7 @@ from nvs_book.exercises import (
     load_exercises,
     misconceptions_table,
     progress,
+    proof,
 )
 
 ALL = load_exercises()
@@ -67,18 +68,12 @@ def test_there_are_enough_answers_to_prove_the_check(name):
     assert len(ALL[name].right) >= 2 and len(ALL[name].wrong) >= 3 and len(ALL[name].hints) >= 2
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("name", ALL)
-def test_right_answers_pass(name, seed):
-    task = ALL[name]
-    for answer in (task.reference, *task.right):
-        assert judge(Exercise(**{**vars(task), "forbidden": ()}), answer, seed) == (True, "Right."), answer
-
-
-@pytest.mark.parametrize("name, message", [(name, message) for name, task in ALL.items() for message in task.wrong])
-def test_wrong_ideas_are_named(name, message):
-    for seed in range(3):
-        assert judge(ALL[name], ALL[name].wrong[message], seed) == (False, message)
+def test_right_answers_pass_and_every_wrong_idea_is_named(name, seed):
+    rights, wrongs = proof(ALL[name], seed)
+    assert len(rights) == 1 + len(ALL[name].right) and rights == dict.fromkeys(rights, "Right.")
+    assert wrongs == {message: message for message in ALL[name].wrong}
 
 
 def test_every_chapter_checks_its_own_solutions():
@@ -490,6 +485,8 @@ UNLISTED = [
     (centred, depths, lambda d, m: d - d[m].mean(), "Right for “all known”.*what must be NaN"),
     (centred, depths, lambda d, m: centred(d, torch.ones_like(m)), "`m` is ignored|does not depend on `m`|what must be NaN"),
     (centred, depths, lambda d, m: d[m] - d[m].mean(), "too few"),
+    (centred, depths, lambda d, m: centred(d.clamp(1.5), m).nan_to_num(1e9), "."),
+    (mse, pictures, lambda a, b: torch.where(mse(a, b) > mse(a, b).min(), torch.nan, mse(a, b)), "NaN or infinite"),
     (composite, rays, lambda a, c: composite(a.flip(-1), c.flip(-2)), "starts from the other end"),
     (composite, rays, lambda a, c: composite(1 - a, c), "1 - x"),
     (composite, rays, lambda a, c: composite(a, c) / a.shape[-1], "mean where the sum is meant"),
@@ -519,7 +516,7 @@ SAME = [  # right answers in other forms: other types of number, containers, mem
     lambda r: r,
     lambda r: map_tensors(lambda t: t.double(), r),
     lambda r: map_tensors(lambda t: t.clone().requires_grad_(), r),
-    lambda r: map_tensors(lambda t: t + 1e-6 * t.abs().max(), r),
+    lambda r: map_tensors(lambda t: t + 1e-6 * t.nan_to_num(0).abs().max(), r),
     lambda r: map_tensors(lambda t: t.mT.contiguous().mT if t.ndim > 1 else t, r),
     lambda r: list(r) if isinstance(r, tuple) else r,
     lambda r: map_tensors(lambda t: t.item() if t.ndim == 0 else t, r),
