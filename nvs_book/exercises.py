@@ -1642,7 +1642,7 @@ def draw_images(
     figure, axes = _axes(len(pictures), title)
     for ax, (label, picture) in zip(axes, pictures.items()):
         ax.set_facecolor("0.6"), ax.set_title(label, fontsize=8), ax.set_xticks([]), ax.set_yticks([])
-        limits = {} if label == "difference" else {"vmin": low, "vmax": high}
+        limits = {"vmin": 0.0} if label == "difference" else {"vmin": low, "vmax": high}
         shown = ax.imshow(picture.clamp(0, 1) if picture.ndim == 3 else picture, "cividis", interpolation="nearest", **limits)
         if picture.ndim == 2:
             figure.colorbar(shown, ax=ax, shrink=0.8).ax.tick_params(labelsize=7)
@@ -1716,6 +1716,7 @@ def draw_matrices(
     for ax, value, label in zip(axes, sets, ("expected", "yours")):
         ax.set_axis_off(), ax.set_title(label, fontsize=8)
         cells = ax.table([[f"{x:.3g}" for x in row] for row in value.tolist()], loc="center", cellLoc="center")
+        cells.auto_set_font_size(False), cells.set_fontsize(8)
         wrong = torch.zeros(value.shape) if value.shape != sets[0].shape else _gap(sets[0], value) > 1e-4 * _size(sets[0])
         for i, j in wrong.nonzero().tolist():
             cells[i, j].get_text().set_color(ORANGE), cells[i, j].get_text().set_weight("bold")
