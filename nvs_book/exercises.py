@@ -1467,6 +1467,8 @@ def _nearly(pairs: list, tolerance: float) -> str | None:
 
 def _unfit(trial: _Trial) -> str | None:
     "Results that are no numbers, or not as many as expected."
+    if isinstance(trial.expected, str):
+        return f"Expected: {trial.expected}; yours: {trial.got}."
     parts, others = _parts(trial.expected), _parts(trial.got)
     if parts is not None and others is None:
         return f"{len(parts)} results are expected, as a tuple; yours is one {type(trial.got).__name__}: `return a, b`."
