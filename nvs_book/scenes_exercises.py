@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from .cameras_exercises import sort_helpers
 from .exercises import draw_images, exercise
 
 # %% ../nbs/exercises/02_scenes_exercises.ipynb #depth
@@ -88,6 +89,12 @@ exercise(
             lambda d, f, B, a, b: _depth(d, f, B, a, b, known=d.isfinite() & (d + b - a >= 0)),
         "A disparity of 0 or less isn't unknown as such: with these principal points it may be far away, or near. Test the sum.":
             lambda d, f, B, a, b: _depth(d, f, B, a, b, known=d.isfinite() & (d > 0) & (d + b - a > 0)),
+        "What must be positive is d + cx_right - cx_left, not d: with these principal points d > 0 may lie beyond infinity.":
+            lambda d, f, B, a, b: _depth(d, f, B, a, b, known=d.isfinite() & (d > 0)),
+        "Beyond infinity isn't near, and at infinity there is no depth: NaN for both; the absolute value hides them.":
+            lambda d, f, B, a, b: _depth(d, f, B, a, b, known=d.isfinite()).abs(),
+        "The difference of the principal points is in pixels: it belongs to the disparity, before the division.":
+            lambda d, f, B, a, b: _depth(d, f, B, a, b, shift=0.0, known=d.isfinite() & (d + b - a > 0)) + b - a,
         "The absolute value hides what is beyond infinity as a point in front: NaN.":
             lambda d, f, B, a, b: _depth(d, f, B, a, b, known=d.isfinite() & (d + b - a != 0)).abs(),
         "Clamping gives what has no depth a depth of many kilometres: NaN says that it is unknown.":
@@ -130,6 +137,27 @@ def _mixed_blocks(depth, factor):
     return depth.reshape(*b, h // factor, w // factor, factor * factor)
 
 
+def _shrink_strided(depth, factor):
+    "The nearest of pixels that lie far apart, in place of blocks."
+    *b, h, w = depth.shape
+    nearest = depth.nan_to_num(torch.inf).reshape(*b, factor, h // factor, factor, w // factor).amin((-4, -2))
+    return torch.where(nearest.isinf(), torch.nan, nearest)
+
+
+def _shrink_with(stand_in, unknown=torch.eq):
+    "Unknown is some large depth, which is taken for unknown afterwards."
+    def shrink(depth, factor):
+        nearest = _blocks(depth.nan_to_num(stand_in), factor).amin(-1)
+        return torch.where(unknown(nearest, stand_in), torch.nan, nearest)
+
+    return shrink
+
+
+def _shrink_one_batch(depth, factor):
+    nearest = -F.max_pool2d(-depth.nan_to_num(torch.inf)[None], factor)[0]
+    return torch.where(nearest.isinf(), torch.nan, nearest)
+
+
 def _shrink_cases(g):
     scene = torch.linspace(4.0, 6.0, 64).expand(48, 64).clone()
     scene[:, 25] = 1.5
@@ -137,7 +165,10 @@ def _shrink_cases(g):
     scene[10:19, 6:19] = torch.nan
     holes = 1 + torch.rand(2, 8, 12, generator=g)
     holes[torch.rand(2, 8, 12, generator=g) < 0.6] = torch.nan
-    return {"a thin pole before a wall, a part unknown": (scene, 4), "a batch with many unknown pixels": (holes, 2)}
+    far = torch.linspace(20.0, 20_000.0, 2 * 2 * 6 * 6).reshape(2, 2, 6, 6) * (1 + 0.01 * torch.rand(2, 2, 6, 6, generator=g))
+    far[..., 0, 2:4], far[..., 4, 4:], far[0, 1, 3:, :3] = torch.nan, torch.nan, torch.nan
+    return {"a thin pole before a wall, a part unknown": (scene, 4), "a batch with many unknown pixels": (holes, 2),
+            "a batch (2, 2) of landscapes, up to 20 km": (far, 3)}
 
 
 exercise(
@@ -174,6 +205,19 @@ exercise(
             lambda d, f: _shrink(d, f).nan_to_num(0.0),
         "Depth is in metres, not in pixels: it doesn't shrink with the picture.":
             lambda d, f: _shrink(d, f) / f,
+        **{f"A depth may be larger than {n} m, your stand-in for unknown: infinity is beyond all.": _shrink_with(n)
+           for n in (10, 100, 1000)},
+        **{f"Depths of {n} m and more become unknown here: infinity is the stand-in that no depth reaches.":
+           _shrink_with(n, torch.ge) for n in (10, 100, 1000)},
+        "There may be any number of leading dimensions, here two; pooling takes two at most, channels included. Flatten them to "
+        "(-1, 1, h, w), and bring them back.":
+            _shrink_one_batch,
+        "There may be any number of leading dimensions: `*batch, h, w = depth.shape`.":
+            lambda d, f: (lambda h, w: _shrink(d.reshape(h, w), f))(*d.shape),
+        "The factor is an argument: it isn't always 2.":
+            lambda d, f: _shrink(d, 2),
+        "The minimum runs over pixels that lie h/f apart: each block is f rows that follow each other, (h/f, f, w/f, f).":
+            _shrink_strided,
         "These are not blocks: reshape to (h/f, f, w/f, f) first, then bring the two f together.":
             lambda d, f: (lambda m: torch.where(m.isinf(), torch.nan, m))(_mixed_blocks(d.nan_to_num(torch.inf), f).amin(-1)),
     },
@@ -242,6 +286,8 @@ exercise(
             lambda p, f, b: F.avg_pool2d(p[:3] * (1 - p[3:]) + b[:, None, None] * p[3:], f),
         "This makes every pixel all or nothing: the rim is partly transparent, and its alpha says how much.":
             lambda p, f, b: F.avg_pool2d(torch.where(p[3:] >= 0.5, p[:3], b[:, None, None]), f),
+        **{f"Partly transparent is neither: this shows the colour alone where alpha is above {a:g}. Alpha says how much.":
+           lambda p, f, b, a=a: F.avg_pool2d(torch.where(p[3:] > a, p[:3], b[:, None, None]), f) for a in (0.0, 0.1, 0.9)},
         "This shows the background wherever a pixel is not wholly solid: alpha says how much of each.":
             lambda p, f, b: F.avg_pool2d(torch.where(p[3:] >= 1, p[:3], b[:, None, None]), f),
         "One pixel of each block speaks for all: take the mean, or edges turn into stairs.":
@@ -269,13 +315,15 @@ exercise(
            "Lay every pixel over the background first, `rgb * a + background * (1 - a)`; then `F.avg_pool2d`."))
 
 # %% ../nbs/exercises/02_scenes_exercises.ipynb #z-buffer
-def _z_buffer(xy, z, colours, height, width, pixel=torch.floor, front=True, last=False, low=True, clamp=False, behind=False):
+def _z_buffer(xy, z, colours, height, width, pixel=torch.floor, front=True, last=False, low=True, clamp=False, behind=False,
+              rows=False):
     column, row = pixel(xy).long().unbind(-1)
     if clamp:
         column, row = column.clamp(0, width - 1), row.clamp(0, height - 1)
     kept = (column < width) & (row < height) & ((column >= 0) & (row >= 0) if low else (column >= -width) & (row >= -height))
     kept &= (z > 0) | behind
-    index, colours, z = (row % height * width + column % width)[kept], colours[kept], z[kept]
+    index = (row % height * (height if rows else width) + column % width)[kept]
+    colours, z = colours[kept], z[kept]
     order = torch.arange(len(z)) if last else z.argsort(descending=front, stable=True)
     rank = torch.full((height * width,), -1).scatter_reduce(0, index[order], torch.arange(len(z)), "amax")
     winner = torch.where(rank < 0, -1, order[rank])  # of the points of a pixel, the one that comes last
@@ -305,12 +353,13 @@ def _z_buffer_by_loop(xy, z, colours, height, width):
     return image, depth
 
 
-def _mixed_colours(xy, z, colours, height, width):
-    "The mean of all that fall into a pixel."
+def _mixed_colours(xy, z, colours, height, width, mean=True):
+    "The mean, or the sum, of all that fall into a pixel."
     column, row = xy.floor().long().unbind(-1)
     kept = (z > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
     index = (row * width + column)[kept]
     count = torch.zeros(height * width).index_add(0, index, torch.ones(len(index)))
+    count = count if mean else count / count
     image, depth = (torch.zeros(height * width, v.shape[-1]).index_add(0, index, v[kept]) / count[:, None]
                     for v in (colours, z[:, None]))
     return image.nan_to_num(0.0).T.reshape(-1, height, width), depth.reshape(height, width)
@@ -363,6 +412,18 @@ exercise(
             lambda *a: (lambda image, depth: (torch.where(depth.isnan(), torch.nan, image), depth))(*_z_buffer(*a)),
         "This mixes all the points of a pixel: the nearest hides the others.":
             _mixed_colours,
+        "The depth is right, but the colours of the points of a pixel are averaged: the nearest alone is seen.":
+            lambda *a: (_mixed_colours(*a)[0], _z_buffer(*a)[1]),
+        "The depth is right, but the colours of the points of a pixel are added up: the nearest alone is seen.":
+            lambda *a: (_mixed_colours(*a, mean=False)[0], _z_buffer(*a)[1]),
+        "A row is `width` pixels long: a point's place is row · width + column.":
+            lambda *a: _z_buffer(*a, rows=True),
+        "The picture is scrambled: (h · w, c) needs its channels moved to the front (.T, permute) before it is reshaped.":
+            lambda *a: (lambda image, depth: (image.permute(1, 2, 0).reshape(image.shape), depth))(*_z_buffer(*a)),
+        "Where no point falls the picture is 0 (black), not 1.":
+            lambda *a: (lambda image, depth: (torch.where(depth.isnan(), 1.0, image), depth))(*_z_buffer(*a)),
+        "Half a pixel is subtracted before floor: pixel (0, 0) reaches from 0 to 1, so floor alone finds it.":
+            lambda xy, *a: _z_buffer(xy - 0.5, *a),
         "The depth is right, but the colour isn't that of the nearest point: both must come from the same one.":
             lambda *a: (_z_buffer(*a, last=True)[0], _z_buffer(*a)[1]),
         "The colour is right, but the depth isn't that of the nearest point: both must come from the same one.":
@@ -415,12 +476,18 @@ def _standardised(features, mask):
     return _mean_and_variance((features - features.mean()) / features.std(), mask)
 
 
-def _says(test, aggregate):  # -> True or False
-    "What a test says of a helper; an assertion that fails, pytest's way, is a no."
-    try:
-        return test(aggregate)
-    except AssertionError:
-        return False
+def _standardised_by_view(features, mask):
+    "Each view's features are standardised first: with what is outside too."
+    centred = features - features.mean((1, 2), keepdim=True)
+    return _mean_and_variance(centred / (features.std((1, 2), keepdim=True) + 1e-6), mask)
+
+
+def _multiplied(features, mask):
+    "Right for finite features: a product with the mask."
+    seen = mask[..., None].to(features)
+    count = seen.sum(0).clamp(min=1)
+    mean = (features * seen).sum(0) / count
+    return mean, ((features - mean).square() * seen).sum(0) / count
 
 
 def _unseen_does_not_matter(aggregate):  # -> True if values where the mask is False leave no trace
@@ -467,20 +534,27 @@ def _try_aggregate(change=None, outputs=(0, 1), same=None, draw=None, formula=No
     return test
 
 
+def _formula(aggregate):
+    "With every mask True nothing is unseen, and a formula is compared."
+    features = torch.randn(4, 50, 3, generator=torch.Generator().manual_seed(6))
+    mask = torch.ones(4, 50, dtype=torch.bool)
+    return all(torch.allclose(a, b, atol=1e-3) for a, b in zip(aggregate(features, mask), _mean_and_variance(features, mask)))
+
+
 def _unseen_cases(g):
-    return {"a right helper": (_mean_and_variance,),
-            "a right helper that divides by n - 1": (lambda f, m: _mean_and_variance(f, m, 1.0),),
-            "a right helper with the mean of the squares": (_mean_and_variance_by_moments,),
-            "a right helper that takes one point after the other": (_mean_and_variance_by_loops,),
-            "a right helper that divides by n + 1e-5": (lambda f, m: _mean_and_variance(f, m, 0.0, 1e-5),),
-            "the published helper": (_slipped,),
-            "a helper whose variance alone is slipped": (lambda f, m: _slipped(f, m, False, True),),
-            "a helper whose mean alone is slipped": (_mean_of_all,),
-            "a helper that standardises everything first": (_standardised,)}
+    right = {"a right helper": _mean_and_variance, "one that divides by n - 1": lambda f, m: _mean_and_variance(f, m, 1.0),
+             "one with the mean of the squares": _mean_and_variance_by_moments,
+             "one that takes point after point": _mean_and_variance_by_loops,
+             "one that divides by n + 1e-5": lambda f, m: _mean_and_variance(f, m, 0.0, 1e-5),
+             "one that multiplies by the mask": _multiplied}
+    slipped = {"the published helper": _slipped, "one whose variance alone is slipped": lambda f, m: _slipped(f, m, False, True),
+               "one whose mean alone is slipped": _mean_of_all, "one that standardises everything first": _standardised,
+               "one that standardises each view first": _standardised_by_view}
+    return {"helpers of both kinds": (right, slipped)}
 
 
 exercise(
-    "scenes.5", "What isn't seen must not matter", _unseen_does_not_matter, cases=_unseen_cases, run=_says,
+    "scenes.5", "What isn't seen must not matter", _unseen_does_not_matter, cases=_unseen_cases, run=sort_helpers,
     wrong={
         "Your test passes whatever it is given: does it change values where the mask is False, by enough, and compare the two "
         "results?":
@@ -489,15 +563,25 @@ exercise(
             _try_aggregate(outputs=(0,)),
         "Your test looks at the variance only: the mean can be slipped as well.":
             _try_aggregate(outputs=(1,)),
-        "Your test refuses right helpers: change values where the mask is *False*; where it is True they matter.":
+        "Your test refuses every helper, right ones too: does it change values where the mask is *True*, compare NaN (which "
+        "equals nothing), or ask for less than rounding?":
             _try_aggregate(change=lambda f, m: torch.where(m[..., None], 10 + f, f)),
+        "Features are finite here: 0 × NaN (or infinity) is NaN, so this refuses right helpers that multiply by the mask. Change "
+        "them to other numbers.":
+            _try_aggregate(change=lambda f, m: torch.where(m[..., None], f, torch.nan)),
+        "Your test hides or changes whole views: a statistic of each view's values (its mean, its spread) escapes. Hide single "
+        "points of each view.":
+            _try_aggregate(draw=lambda g: torch.tensor([False, True, True, True])[:, None].expand(4, 50)),
+        "With every mask True nothing is unseen, so your test never asks; and a formula refuses right helpers that divide by "
+        "n - 1.":
+            _formula,
         "Your test asks for one formula, and refuses right helpers that divide by n - 1 or n + 1e-5: compare a helper with "
         "itself.":
             _try_aggregate(formula=_mean_and_variance),
         "It is the wrong way round: True is for helpers that pass.":
             _try_aggregate(invert=True),
-        "A helper may use what is outside in a statistic over everything: a view's, or the batch's. Change it so that mean "
-        "and spread change.":
+        "Helpers that use a statistic over everything (a view's, the batch's) escape: let each view see some points, and change "
+        "the others so that mean and spread change.":
             _try_aggregate(change=lambda f, m: torch.where(m[..., None], f, f.flip(-1))),
     },
     right=(_one_value_at_a_time, _gradient_is_zero),
@@ -567,7 +651,7 @@ def _one_by_one(answer, views):  # -> the answer's result
 
 
 def _welford(views, unbiased=False, root=False, divide=True, product="both", by_view=False, least=1, safe=True):
-    count, mean, square = 0, 0.0, 0.0
+    count, mean, square, k = 0, 0.0, 0.0, 0
     for k, (features, mask) in enumerate(views, 1):
         seen = mask[:, None]
         count = count + seen
@@ -618,16 +702,39 @@ def _shifted_moments(views):
     return origin + mean, second / count.clamp(min=1) - mean.square()
 
 
-def _moments(views, mask_sums=True, mask_squares=True, count_all=False, times=False, zero=0.0, safe=True):
-    count, first, second = 0, 0.0, 0.0
+def _moments(views, mask_sums=True, mask_squares=True, count_all=False, times=False, tiny=0.0, safe=True, clamp=False):
+    count, first, second = tiny, 0.0, 0.0
     for features, mask in views:
         seen = features * mask[:, None] if times else torch.where(mask[:, None], features, 0.0)
         count = count + (torch.ones_like(mask) if count_all else mask)[:, None]
         first = first + (seen if mask_sums else features)
         second = second + (seen if mask_squares else features).square()
-    count = count.clamp(min=1) if safe else count
+    count = count.clamp(min=1) if safe and not tiny else count
     mean = first / count
-    return mean, second / count - mean.square()
+    variance = second / count - mean.square()
+    return mean, variance.clamp(min=0) if clamp else variance
+
+
+def _two_loops(views, filled=True):
+    "The second loop over the iterator finds nothing."
+    count, first = 0, 0.0
+    for features, mask in views:
+        count, first = count + mask[:, None], first + torch.where(mask[:, None], features, 0.0)
+    mean = first / count.clamp(min=1)
+    squares = torch.zeros_like(mean) if filled else 0
+    for features, mask in views:
+        squares = squares + torch.where(mask[:, None], features - mean, 0.0).square()
+    return mean, squares / count.clamp(min=1)
+
+
+def _by_number_of_views(views):
+    "Welford's, with the number of all views in place of those that saw the point."
+    k, mean, square = 0, 0.0, 0.0
+    for k, (features, mask) in enumerate(views, 1):
+        delta = torch.where(mask[:, None], features - mean, 0.0)
+        mean = mean + delta / k
+        square = square + delta * torch.where(mask[:, None], features - mean, 0.0)
+    return mean, square / k
 
 
 def _kept(views):
@@ -669,6 +776,23 @@ exercise(
         "difference "
         "has no digits left in float32.":
             _moments,
+        "Around 1000 the mean of the squares minus the square of the mean has no digits left in float32; clamping at 0 hides "
+        "the sign only.":
+            lambda v: _moments(v, clamp=True),
+        "Around 1000 an epsilon of 1e-5 in the count shifts the variance by 10 / n (and two squares near a million leave no "
+        "digits): clamp the count at 1, and use Welford's differences.":
+            lambda v: _moments(v, tiny=1e-5),
+        "The iterator gives each view once: your second loop finds nothing, and the variance stays a sum of nothing. One loop "
+        "must do.":
+            lambda v: _two_loops(v, filled=False),
+        "The iterator gives each view once: your second loop finds nothing, so the variance is 0. One loop must do.":
+            _two_loops,
+        "The first view is missing: it was taken (with next) and not counted.":
+            lambda v: (next(v), _welford(v))[1],
+        "Both are divided by the number of views that came: a point's own count is that of the views that saw it.":
+            _by_number_of_views,
+        "The mask says what a view sees; NaN is only one way of not being seen. Without the mask everything counts.":
+            lambda v: _welford((f.nan_to_num(0.0), torch.ones_like(m)) for f, m in v),
         "No digits are left around 1000 (a million minus a million), and 0 × NaN is NaN: two things to mend.":
             lambda v: _moments(v, times=True),
         "This divides by n - 1: here the variance is the mean of the squared differences.":
