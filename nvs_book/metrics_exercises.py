@@ -77,6 +77,10 @@ exercise(
             lambda a, b, m, r: _set_psnr(a, b, m, 1.0),
         "The largest value is what a picture can have (data_range), not what these pictures happen to have.":
             lambda a, b, m, r: _set_psnr(a, b, m, torch.where(m[:, None], b, 0).amax()),
+        "The largest value is what a picture can have (data_range), not the largest one in the real pictures.":
+            lambda a, b, m, r: _set_psnr(a, b, m, b.amax()),
+        "Every pixel got a PSNR of its own, of its three channels: the mean over a picture's pixels comes before the logarithm.":
+            lambda a, b, m, r: torch.stack([_psnr_from(e.mean(0), r)[k].mean() for e, k in zip(_pixels(a, b, m)[0], m)]).mean(),
         "This is 10 log₁₀ of L / RMSE, half the decibels: 10 goes with powers (L² / MSE), 20 with amplitudes.":
             lambda a, b, m, r: _set_psnr(a, b, m, r, factor=5.0),
         "20 goes with amplitudes, 10 with powers: L² / MSE is a ratio of powers.":
@@ -124,8 +128,8 @@ exercise(
                "skimage.metrics.simple_metrics.peak_signal_noise_ratio"))
 
 # %% ../nbs/exercises/03_metrics_exercises.ipynb #window
-def _window(sigma=1.5, size=11, flat=False):
-    x = torch.arange(size) - size // 2
+def _window(sigma=1.5, size=11, flat=False, centre=None):
+    x = torch.arange(size) - (size // 2 if centre is None else centre)
     line = torch.ones(size) if flat else torch.exp(-x.square() / (2 * sigma**2))
     return torch.outer(line, line) / line.sum() ** 2
 
@@ -142,6 +146,7 @@ def _luminance(mu_x, mu_y, c_1):
 
 
 def _ssim_windows(x, y, data_range, window=None, pad=None, k_1=0.01, k_2=0.03, sample=1.0):
+    x, y = x.double(), y.double()  # a variance is the difference of two nearly equal numbers
     mu_x, mu_y, var_x, var_y, cov = _moments(x, y, _window() if window is None else window, pad)
     c_2 = (k_2 * data_range) ** 2
     structure = (2 * sample * cov + c_2) / (sample * (var_x + var_y) + c_2)
@@ -149,7 +154,8 @@ def _ssim_windows(x, y, data_range, window=None, pad=None, k_1=0.01, k_2=0.03, s
 
 
 def _ssim_windows_unfolded(x, y, data_range):
-    w, (h, v) = _window().flatten(), x.shape
+    x, y = x.double(), y.double()
+    w, (h, v) = _window().double().flatten(), x.shape
     a, b = (F.unfold(p[None, None], 11)[0] for p in (x, y))  # (121, windows)
     mu_a, mu_b = w @ a, w @ b
     var_a, var_b, cov = w @ (a - mu_a) ** 2, w @ (b - mu_b) ** 2, w @ ((a - mu_a) * (b - mu_b))
@@ -185,6 +191,7 @@ def _ssim_cases(g):
 
 # %% ../nbs/exercises/03_metrics_exercises.ipynb #ssim-without
 def _ssim_without(x, y, data_range, part):
+    x, y = x.double(), y.double()
     mu_x, mu_y, var_x, var_y, cov = _moments(x, y, _window())
     c_1, c_2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     light = _luminance(mu_x, mu_y, c_1)
@@ -193,6 +200,8 @@ def _ssim_without(x, y, data_range, part):
         "luminance": (2 * cov + c_2) / (var_x + var_y + c_2), "structure": light,
         "covariance": light * (2 * s_x * s_y + c_2) / (var_x + var_y + c_2),
         "abs": light * (2 * cov.abs() + c_2) / (var_x + var_y + c_2),
+        "two beside the means": (mu_x * mu_y + c_1) / (mu_x**2 + mu_y**2 + c_1) * (2 * cov + c_2) / (var_x + var_y + c_2),
+        "two beside the covariance": light * (cov + c_2) / (var_x + var_y + c_2),
         "two": (mu_x * mu_y + c_1) * (cov + c_2) / ((mu_x**2 + mu_y**2 + c_1) * (var_x + var_y + c_2)),
         "root": light * (2 * cov + c_2) / (s_x + s_y + c_2), "correlation": light * (cov + c_2 / 2) / (s_x * s_y + c_2 / 2),
         "sum": (2 * mu_x * mu_y + c_1) * (2 * cov + c_2) / (mu_x**2 + mu_y**2 + c_1 + var_x + var_y + c_2),
@@ -254,6 +263,18 @@ exercise(
         "The contrast term is missing: this is luminance times structure (a correlation).": _ssim_idea("correlation"),
         "The covariance has a sign: a negative is not similar.": _ssim_idea("abs"),
         "The factors 2 in the numerator are missing: equal windows must give 1.": _ssim_idea("two"),
+        "The factor 2 beside the covariance is missing: equal windows must give 1.": _ssim_idea("two beside the covariance"),
+        "The factor 2 beside the product of the means is missing: equal windows must give 1.": _ssim_idea("two beside the means"),
+        "The window is off its centre by half a pixel: the distances are -5 … 5.":
+            lambda x, y, r: _ssim_windows(x, y, r, window=_window(centre=5.5)),
+        "The window is off its centre by half a pixel, to the other side: the distances are -5 … 5.":
+            lambda x, y, r: _ssim_windows(x, y, r, window=_window(centre=4.5)),
+        "The map is cropped one pixel off: five at each side.":
+            lambda x, y, r: _ssim_windows(x, y, r, pad="reflect")[4:-6, 4:-6],
+        "The map is cropped one pixel off, to the other side: five at each side.":
+            lambda x, y, r: _ssim_windows(x, y, r, pad="reflect")[6:-4, 6:-4],
+        "This is a Gaussian window of 7 × 7: the paper's is 11 × 11.":
+            lambda x, y, r: _ssim_windows(x, y, r, window=_window(size=7)),
         "Variances, not standard deviations, stand in the denominator.": _ssim_idea("root"),
         "One picture is compared with itself: moments of both are needed.":
             lambda x, y, r: _ssim_windows(x, x, r),
@@ -282,7 +303,10 @@ def _fit(x, y):  # scale and shift of the least squares y = s x + t
 
 
 def _aligned_depth(guess, depth, max_depth):
-    known = ~depth.isnan()
+    return _aligned_depth_from(guess, depth, max_depth, ~depth.isnan())
+
+
+def _aligned_depth_from(guess, depth, max_depth, known):
     s, t = _fit(guess[known], 1 / depth[known])
     return 1 / (s * guess + t).clamp(min=1 / max_depth)
 
@@ -310,7 +334,8 @@ def _aligned_depth_cases(g):
         depth = 6 - 4.5 * y + 0.6 * torch.sin(9 * x + 6 * torch.rand((), generator=g))
         ball = (x - 0.3 - 0.4 * torch.rand((), generator=g)) ** 2 + (y - 0.5) ** 2 < 0.05
         depth = torch.where(ball, 1.2 + torch.rand((), generator=g), depth)
-        disparity = torch.where(y < 0.2, -0.1 + 0.2 * torch.rand(height, width, generator=g), 1 / depth)
+        depth = torch.where((y > 0.25) & (y < 0.35), 1.5 * max_depth, depth)  # known, and farther than max_depth
+        disparity = torch.where(y < 0.2, -0.3 + 0.3 * torch.rand(height, width, generator=g), 1 / depth)
         noisy = disparity + 0.02 * torch.randn(height, width, generator=g)
         unknown = (y < 0.2) | (torch.rand(height, width, generator=g) < 0.2)
         return (noisy - shift) / scale, torch.where(unknown, torch.nan, depth), max_depth
@@ -398,6 +423,16 @@ exercise(
             lambda d, z, m: 1 / _aligned_disparity(d, z, m).clamp(max=1 / m),
         "The clamp came before the fit: fit first, then clamp what was aligned.":
             lambda d, z, m: 1 / (lambda x: (lambda s, t: s * x + t)(*_fit(x[~z.isnan()], 1 / z[~z.isnan()])))(d.clamp(min=1 / m)),
+        "Known pixels beyond max_depth were left out of the fit: all known pixels take part.":
+            lambda d, z, m: _aligned_depth_from(d, z, m, z < m),
+        "The guess was clamped at 0 before the fit: its own zero means nothing, clamp what was aligned.":
+            lambda d, z, m: _aligned_depth(d.clamp(min=0), z, m),
+        "Where the truth is known, the truth was returned: asked for is the aligned guess, the truth is for the fit alone.":
+            lambda d, z, m: torch.where(z.isnan(), _aligned_depth(d, z, m), z),
+        "Beyond max_depth the depth is max_depth, not unknown.":
+            lambda d, z, m: torch.where(_aligned_disparity(d, z, m) > 1 / m, _aligned_depth(d, z, m), torch.nan),
+        "Beyond max_depth the depth is max_depth, not 0.":
+            lambda d, z, m: torch.where(_aligned_disparity(d, z, m) > 1 / m, _aligned_depth(d, z, m), 0.0),
         "Depth is asked for everywhere: only the fit needs the truth.":
             lambda d, z, m: torch.where(z.isnan(), torch.nan, _aligned_depth(d, z, m)),
     },
@@ -467,6 +502,16 @@ exercise(
     wrong={
         "This is the published slip: the recall counts made points that hit. Recall is about the real points alone.":
             _f_score_idea(_published),
+        "This is the published code: the recall counts made points that hit; it is about the real points alone (F: 0, not 0/0).":
+            _f_score_idea(_published, lambda p, r: 2 * p * r / (p + r)),
+        "This is the published slip once duplicates are removed: clouds of different size still mix two counts in the recall.":
+            lambda a, b, t: _f_score_idea(_published)(torch.unique(a, dim=0), torch.unique(b, dim=0), t),
+        "Recall is the share of the real points that were found: here made points were counted, and divided by the real ones.":
+            _f_score_idea(lambda a, b, t: ((a < t).float().mean(), (a < t).sum() / len(b))),
+        "The small number in F's denominator is too large: guard against 0/0 only.":
+            _f_score_idea(_shares, lambda p, r: 2 * p * r / (p + r + 1e-2)),
+        "Duplicates were removed: each made point counts, precision is a share of all of them.":
+            lambda a, b, t: _f_score_parts(torch.unique(a, dim=0), torch.unique(b, dim=0), t),
         "The precision counts real points that were found. Precision is about the made points alone.":
             _f_score_idea(lambda a, b, t: _published(b, a, t)[::-1]),
         "Precision and recall are swapped: precision is the share of the made points that are near a real one.":
@@ -522,7 +567,8 @@ exercise(
         "Only F is returned: return precision, recall and F.":
             lambda a, b, t: _f_score_parts(a, b, t)[2],
         "This compares point i with point i: clouds have no order, every point looks for its nearest.":
-            lambda a, b, t: (lambda s: (s, s, s))(((a[:60] - b[: len(a)][:60]).norm(dim=-1) < t).float().mean()),
+            lambda a, b, t: (lambda s: (s, s, s))(
+                ((a[: len(b)] - b[: len(a)]).norm(dim=-1) < t).float().mean()),
     },
     right=(_f_score_by_tree, _f_score_by_any),
     hints=("Two directions, each with its own count: made points near a real one; real points near a made one.",
@@ -546,7 +592,7 @@ def _psnr_by_shift_unfolded(made, real, radius):
 
 
 def _psnr_by_shift_rolled(made, real, radius):
-    out, inside = torch.empty(2 * radius + 1, 2 * radius + 1), slice(radius, -radius)
+    out, inside = torch.empty(2 * radius + 1, 2 * radius + 1), slice(radius, -radius or None)
     for i in range(2 * radius + 1):
         for j in range(2 * radius + 1):
             moved = torch.roll(made, (radius - i, radius - j), dims=(-2, -1))
@@ -561,7 +607,8 @@ def _psnr_by_shift_cases(g):
         gain = 1 + 0.2 * torch.linspace(-1, 1, width) * torch.tensor([0.2, 0.6, 1.0])[:, None, None]
         return made + 0.02 * torch.randn(made.shape, generator=g), gain * real, radius
 
-    return {"one pixel down, two to the right": pair(20, 26, 1, 2, 3), "two up": pair(17, 13, -2, 0, 2)}
+    return {"one pixel down, two to the right": pair(20, 26, 1, 2, 3), "two up": pair(17, 13, -2, 0, 2),
+            "radius 0": pair(8, 9, 0, 0, 0)}
 
 
 def _shifted_scores(made, real, radius, score):
@@ -609,7 +656,7 @@ exercise(
         "Each shift is judged on other pixels (the overlap): crop by the radius, so that all are judged on the same ones.":
             lambda a, b, r: _shifted_scores(a, b, r, _db_overlap),
         "Twice the radius was cropped: r pixels on each side are enough.":
-            lambda a, b, r: _psnr_by_shift(a[:, r:-r, r:-r], b[:, r:-r, r:-r], r),
+            lambda a, b, r: _psnr_by_shift(*(p[:, r : p.shape[1] - r, r : p.shape[2] - r] for p in (a, b)), r),
         "Only the made picture was cropped at one side: the shift 0 must compare pixel with pixel.":
             lambda a, b, r: torch.roll(_psnr_by_shift(a, b, r), (r, r), (0, 1)),
         "Shifts are missing: they run from -radius to +radius, both included.":
@@ -618,6 +665,11 @@ exercise(
             lambda a, b, r: _psnr_by_shift(a, b, r)[r:, r:],
         "This is the best of all shifts. Return the whole map: a number for every shift.":
             lambda a, b, r: _psnr_by_shift(a, b, r).amax(),
+        "At radius 0 nothing is left, for [0:-0] is empty: write h - r for the end, not -r.":
+            lambda a, b, r: _psnr_by_shift(a, b, r) if r else torch.full((1, 1), torch.nan),
+        "The sum over the inner pixels was divided by all h · w: divide by those that are compared.":
+            lambda a, b, r: _psnr_by_shift(a, b, r) + 10 * math.log10(
+                b[0].numel() / ((b.shape[1] - 2 * r) * (b.shape[2] - 2 * r))),
         "These are mean squared errors: turn them into decibels.":
             lambda a, b, r: 10 ** (-_psnr_by_shift(a, b, r) / 10),
         "The sign is wrong: PSNR is -10 log₁₀ of the error, largest where the pictures match.":
@@ -733,7 +785,7 @@ def _chunked_total(a, b, limit_mb):
 
 
 def _by_table(a, b, limit_mb):
-    table = torch.cdist(a, b).square()
+    table = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
     return table.amin(1).mean() + table.amin(0).mean()
 
 
@@ -741,13 +793,46 @@ def _little_memory_cases(g):
     device = current_device()
     if device.type == "cuda":
         a, b = (30 * torch.rand(n, 3, generator=g).to(device) for n in (100_003, 80_021))
-        return {"100,003 and 80,021 points in 1024 MB": (a, b, 1024.0), "few points": (a[:5], b[:2], 1024.0)}
-    a, b = (10 * torch.rand(n, 3, generator=g) for n in (1211, 1605))
-    return {"1,211 and 1,605 points in 4 MB": (a, b, 4.0), "few points": (a[:5], b[:2], 4.0)}
+        return {"100,003 and 80,021 points in 1024 MB": (a, b, 1024.0),
+                "1 km from the origin": (a[:100] + 1000, b[:150] + 1000, 1024.0), "few points": (a[:5], b[:2], 1024.0)}
+    a, b = (10 * torch.rand(n, 3, generator=g) for n in (1467, 1605))
+    a[-9:], b[-9:] = a[-9:] * 2, b[-9:] * -1  # the last points are far from the others, so that the last chunk counts
+    return {"1,467 and 1,605 points in 4 MB": (a, b, 4.0), "1 km from the origin": (a[:100] + 1000, b[:150] + 1000, 4.0),
+            "few points": (a[:5], b[:2], 4.0)}
 
 
 def _least_idea(one):  # an idea about one direction
     return lambda a, b, limit: one(a, b, limit) + one(b, a, limit)
+
+
+def _expanded(a, b):
+    return a.square().sum(-1)[:, None] + b.square().sum(-1) - 2 * a @ b.T
+
+
+def _chunk_ideas(k):  # ideas about chunks of k points
+    def of_means(a, b, m):
+        return torch.stack([part.mean() for part in _least(a, b, m).split(k)]).mean()
+
+    def without_rest(a, b, m):
+        return _least(a, b, m)[: max(len(a) // k * k, 1)].mean()
+
+    def with_its_own(a, b, m):
+        return torch.cat([_least(p, q, m) for p, q in zip(a.split(k), b.split(k))]).mean()
+
+    def of_pairs(a, b, m):
+        return torch.cat([_least(a, q, m) for q in b.split(k)]).mean()
+
+    return {
+        "This is the mean of the means of chunks of {}, the last of which is smaller: collect all, and take one mean.":
+            _least_idea(of_means),
+        "The points behind the last full chunk of {} are missing.": _least_idea(without_rest),
+        "A chunk of {} was compared only with the same chunk of the other cloud: it must see the whole other cloud.":
+            _least_idea(with_its_own),
+        "The least of a chunk of {} is not the least of the cloud: take the minimum over all chunks of the other cloud.":
+            _least_idea(of_pairs),
+        "The other direction's least was overwritten by each chunk of {}: keep the smaller one (torch.minimum).":
+            lambda a, b, m: _least(a, b, m).mean() + _least(b, a.split(k)[-1], m).mean(),
+    }
 
 
 exercise(
@@ -774,14 +859,12 @@ exercise(
             lambda a, b, m: torch.maximum(_least(a, b, m).mean(), _least(b, a, m).mean()),
         "This is the largest distance (Hausdorff): chamfer takes the mean.": _least_idea(lambda a, b, m: _least(a, b, m).amax()),
         "This is the median: chamfer takes the mean.": _least_idea(lambda a, b, m: _least(a, b, m).median()),
-        "This is the mean of the chunks' means, but the last chunk is smaller: collect the least distances, one mean at the end.":
-            _least_idea(lambda a, b, m: torch.stack([p.mean() for p in _least(a, b, m).split(256)]).mean()),
-        "The last, smaller chunk is missing.":
-            _least_idea(lambda a, b, m: _least(a, b, m)[: max(1, len(a) // 256 * 256)].mean()),
-        "A chunk was compared only with the same chunk of the other cloud: every chunk must see the whole other cloud.":
-            _least_idea(lambda a, b, m: torch.cat([_least(p, q, m) for p, q in zip(a.split(256), b.split(256))]).mean()),
-        "The running minimum is overwritten: keep the smaller of the old and the new (torch.minimum).":
-            _least_idea(lambda a, b, m: _least(a, b.split(256)[-1], m).mean()),
+        "Two large numbers were subtracted (|a|² + |b|² - 2ab): far from the origin float32 loses the distances in it.":
+            _least_idea(lambda a, b, m: torch.cat([_expanded(p, b).amin(1) for p in a.split(128)]).mean()),
+        "torch.cdist with more than 25 points uses |a|² + |b|² - 2ab, which loses the distances far from the origin: "
+        "pass compute_mode=\"donot_use_mm_for_euclid_dist\".":
+            _least_idea(lambda a, b, m: torch.cat([torch.cdist(p, b).amin(1) for p in a.split(128)]).square().mean()),
+        **{message.format(k): idea for k in (64, 100, 128, 256, 512) for message, idea in _chunk_ideas(k).items()},
         "A random part of the points is faster and wrong: use all of them, in chunks.":
             _least_idea(lambda a, b, m: _least(a[::2], b[::2], m).mean()),
         "The squares are averaged over x, y, z: sum them.": lambda a, b, m: _chunked(a, b, m) / 3,
@@ -790,10 +873,9 @@ exercise(
         "The number is right and was computed one way only, twice: the second direction goes from the real points.":
             lambda a, b, m: 2 * _least(a, b, m).mean(),
         "This is the mean over all pairs: each point counts its nearest neighbour only.":
-            _least_idea(lambda a, b, m: torch.stack([(p - b).square().sum(-1).mean() for p in a.split(1)]).mean() if len(a) < 4000
-                        else a.square().mean()),
+            _least_idea(lambda a, b, m: torch.cat([(p[:, None] - b).square().sum(-1).mean(1) for p in a.split(64)]).mean()),
         "The farthest neighbour was taken, not the nearest.":
-            _least_idea(lambda a, b, m: torch.cat([(p[:, None] - b).square().sum(-1).amax(1) for p in a.split(64)]).mean()),
+            _least_idea(lambda a, b, m: torch.cat([(p[:, None] - b).square().sum(-1).amax(1) for p in a.split(32)]).mean()),
     },
     right=(_chunked_once, _chunked_total),
     hints=("`points.split(rows)` cuts a cloud into chunks; rows × m × 3 numbers of 4 bytes are alive while a chunk is compared.",

@@ -3,15 +3,19 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/exercises/10_synsin_exercises.ipynb #from-functools-import-partial
+# %% ../nbs/exercises/10_synsin_exercises.ipynb #import-importlib-util
+import importlib.util
+from contextlib import ExitStack
 from functools import partial
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from .cameras import Camera, backproject, invert_pose, perspective, pixel_grid, transform_points
 from .exercises import draw_curves, draw_images, draw_points, exercise
-from .synsin import hit_weights, render_points, splat
+from .synsin import hit_weights, opacity_by_distance, render_points, splat
 from .training import current_device
 
 # %% ../nbs/exercises/10_synsin_exercises.ipynb #hit-weight
@@ -52,6 +56,8 @@ exercise(
             lambda d, r, t: (1 - ((d / r**2).sqrt()).clamp(1e-3, 1)) ** t,
         "The clamp is of d² / r², not of d².":
             lambda d, r, t: (1 - (d.clamp(1e-3, 1) / r**2).sqrt()) ** t,
+        "The limit from below is 10⁻³: with a much smaller one the root's gradient in the middle is still huge.":
+            lambda d, r, t: (1 - (d / r**2).clamp(1e-8, 1).sqrt()) ** t,
         "The weight itself was clamped: the limits belong to d² / r², before the square root.":
             lambda d, r, t: (1 - (d / r**2).sqrt()).clamp(1e-3, 1) ** t,
         "This is the distance itself: a hit in the middle must weigh most, one at the rim nothing.":
@@ -84,7 +90,7 @@ exercise(
     right=(lambda d, r, t: torch.pow(1 - torch.clamp(torch.sqrt(d) / r, 1e-3**0.5, 1), t),
            lambda d, r, t: torch.exp(t * torch.log1p(-torch.sqrt(torch.clamp(d / (r * r), 1e-3, 1))))),
     hints=("Divide first: d² / r² lies between 0 and 1.", "Clamp before the square root, subtract from 1, raise to tau last."),
-    forbidden=(hit_weights,))
+    forbidden=(hit_weights, opacity_by_distance))
 
 # %% ../nbs/exercises/10_synsin_exercises.ipynb #composite
 def _composite(alpha, features):
@@ -120,7 +126,7 @@ def _discs(g, height=24, width=32, slots=4):
 
 
 def _composite_cases(g):
-    random = torch.rand(5, 7, 4, generator=g), torch.rand(5, 7, 4, 3, generator=g)
+    random = torch.rand(5, 7, 4, generator=g), 2 * torch.randn(5, 7, 4, 3, generator=g)  # features of a network
     opaque = torch.tensor([1.0, 0.7, 0.2]).expand(2, 2, 3)
     random[0][0, 0] = 0.0
     return {"four discs": _discs(g), "random hits, one pixel empty": random,
@@ -129,6 +135,7 @@ def _composite_cases(g):
 
 def _picture(value, height=24, width=32):
     "The discs' picture as draw_images takes it, from pixels in a row as well."
+    value = value[0] if isinstance(value, tuple) else value
     known = isinstance(value, torch.Tensor) and value.numel() == height * width * 3
     return value.detach().cpu().reshape(height, width, 3).movedim(-1, 0) if known else None
 
@@ -182,6 +189,8 @@ _COMPOSITING = {  # ideas about compositing, in exercises 2 and 5
         lambda a, f: _weighted(a * torch.cat([torch.ones_like(a[..., :1]), 1 - a[..., :-1]], -1), f),
     "The product was rolled by one, but its first entry is the last product: in front of the first hit there is nothing, 1.":
         lambda a, f: _weighted(a * torch.cumprod(1 - a, -1).roll(1, -1), f),
+    "1 - alpha was rolled by one before the product, so that the last hit hides the first: in front of the first is nothing, 1.":
+        lambda a, f: _weighted(a * torch.cumprod((1 - a).roll(1, -1), -1), f),
     "The first hit is missing.":
         lambda a, f: _weighted((a * _through(a))[..., 1:], f[..., 1:, :]),
     "The last hit is missing.":
@@ -204,6 +213,15 @@ exercise(
     "synsin.2", "Front to back", _composite, cases=_composite_cases, draw=_draw_discs,
     wrong={
         **_COMPOSITING,
+        "The result was clamped to [0, 1]: features may be any numbers, colours are one case.":
+            lambda a, f: _composite(a, f).clamp(0, 1),
+        "alpha was clamped below 1: an opaque hit hides all that is behind it.":
+            lambda a, f: _composite(a.clamp(max=0.99), f),
+        "alpha was clamped below 1, a little: an opaque hit hides all that is behind it.":
+            lambda a, f: _composite(a.clamp(max=0.999), f),
+        "The hits were sorted by their weight: they are sorted already, by depth.":
+            lambda a, f: (lambda i: _composite(a.gather(-1, i), f.gather(-2, i[..., None].expand(f.shape))))(
+                a.argsort(-1, descending=True)),
         "The product must run over the hits of one pixel (the last dimension of alpha), not over pixels.":
             lambda a, f: _weighted(a * torch.cumprod(torch.cat([torch.ones_like(a[:1]), 1 - a[:-1]], 0), 0), f),
         "The product must run over the hits of one pixel (the last dimension of alpha), not along a row of pixels.":
@@ -255,7 +273,7 @@ def _moved_cases(g):
         top = torch.stack([torch.stack([c, 0 * c, s]), torch.tensor([0.0, 1, 0]), torch.stack([-s, 0 * c, c])])
         return torch.cat([torch.cat([top, t[:, None]], 1), torch.tensor([[0.0, 0, 0, 1]])])
 
-    K = torch.tensor([[9.0, 0, 4.2], [0, 8.0, 2.7], [0, 0, 1]])
+    K = torch.tensor([[9.0, 0, 2.6], [0, 8.0, 4.1], [0, 0, 1]])
     angles, shifts = 0.3 * torch.rand(2, generator=g), torch.randn(2, 3, generator=g) * 0.3
     turn = pose(angles[0], shifts[0]), pose(-angles[1], shifts[1])
     ahead = pose(torch.zeros(()), torch.zeros(3)), pose(torch.zeros(()), torch.tensor([0.0, 0, 1]))
@@ -376,6 +394,18 @@ exercise(
             _then(lambda xy, z, d, K, p: (p[..., :2] / p[..., 2:], z)),
         "K is missing at both ends: pixels were taken for rays, and back.":
             lambda d, K, s, t: _moved(d, torch.eye(3), s, t),
+        "The principal point is in K: it is not the middle of the picture.":
+            lambda d, K, s, t: _moved(d, torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]]) * K + torch.tensor(
+                [[0.0, 0, d.shape[1] / 2], [0, 0, d.shape[0] / 2], [0, 0, 0]]), s, t),
+        "K is transposed at the end: points in rows are multiplied with K.T.":
+            _then(lambda xy, z, d, K, p: (lambda q: (q[..., :2] / q[..., 2:], q[..., 2]))(p @ K)),
+        "K's inverse is transposed at first: pixels in rows are multiplied with its transpose.":
+            lambda d, K, s, t: perspective(K, transform_points(invert_pose(t) @ s, d[..., None] * (
+                F.pad(pixel_grid(*d.shape, d.dtype), (0, 1), value=1.0) @ torch.linalg.inv(K)))),
+        "Both cameras were taken for OpenGL's (y up, z back): here y points down and z forward.":
+            lambda d, K, s, t: (lambda g: _moved(d, K, s @ g, t @ g))(torch.diag(torch.tensor([1.0, -1, -1, 1]))),
+        "The source's rotation is transposed: points in rows are turned by points @ R.T.":
+            _by_relative(lambda s, t: torch.linalg.inv(t) @ _half_turn(s)),
         "K is transposed: its third column holds the principal point.":
             lambda d, K, s, t: (lambda p: (p[..., :2] / p[..., 2:], p[..., 2]))(transform_points(
                 invert_pose(t) @ s, _parts(d, K.T)) @ K),
@@ -452,6 +482,15 @@ def _soft_cases(g):
             "all of it 60 m away": (alpha, far, features, 0.3), "half of it 60 m away": (alpha, part, features, 0.3)}
 
 
+def _with_gradient(answer, alpha, z, features, sigma):  # -> the result, and 1 if a gradient reaches z
+    z.requires_grad_()
+    result = answer(alpha, z, features, sigma)
+    if not isinstance(result, torch.Tensor):
+        return result
+    reached = result.requires_grad and torch.autograd.grad(result.square().sum(), z, allow_unused=True)[0] is not None
+    return result.detach(), 1.0 if reached else 0.0
+
+
 def _soft_among(choose):  # an idea about the depth that is subtracted before the exponential
     def idea(alpha, z, features, sigma):
         weight = torch.where(alpha > 0, alpha * torch.exp(-(z - choose(alpha, z)) / sigma), 0.0)
@@ -479,7 +518,7 @@ def _shares(a, z, s):
 
 # %% ../nbs/exercises/10_synsin_exercises.ipynb #exercise-2
 exercise(
-    "synsin.4", "Change the method: softmax splatting", _soft, cases=_soft_cases, draw=_draw_discs,
+    "synsin.4", "Change the method: softmax splatting", _soft, cases=_soft_cases, draw=_draw_discs, run=_with_gradient,
     wrong={
         "This prefers what is far: the exponent must fall with z.":
             lambda a, z, f, s: _soft(a, -z, f, s),
@@ -513,6 +552,15 @@ exercise(
             lambda a, z, f, s: _soft((a > 0).float(), z, f, s),
         "Empty slots take part: where alpha is 0 the weight is 0.":
             lambda a, z, f, s: _weighted(torch.softmax(-z / s, -1), f),
+        "A small number beside alpha in the logarithm lets empty slots take part: where alpha is 0 the weight is 0.":
+            lambda a, z, f, s: _weighted(torch.softmax((a + 1e-8).log() - z / s, -1), f),
+        "The small number in the denominator is too large: it darkens faint pixels. Guard against 0 only.":
+            lambda a, z, f, s: _weighted(_unnormalised(a, z, s), f) / (_unnormalised(a, z, s).sum(-1, keepdim=True) + 1e-3),
+        "Clamping the exponent makes all that is far equally near: subtract the pixel's nearest depth instead.":
+            lambda a, z, f, s: (lambda w: _weighted(w, f) / w.sum(-1, keepdim=True).clamp(min=1e-38))(
+                a * torch.exp((-z / s).clamp(min=-80))),
+        "No gradient reaches z: it was detached, or the result is made of choices (argmin, sorting) instead of weights.":
+            lambda a, z, f, s: _soft(a, z.detach(), f, s),
         "alpha was multiplied in after the quotient: it belongs above and below.":
             lambda a, z, f, s: _weighted(a * torch.softmax(torch.where(a > 0, -z / s, -torch.inf), -1).nan_to_num(0.0), f),
         "In a softmax alpha stands as a factor, so its logarithm goes into the exponent, not alpha itself.":
@@ -560,8 +608,62 @@ def _kernel_cases(g):
     discs = tuple(part.flatten(0, 1).contiguous().to(device) for part in _discs(g))
     some = draw(70, 5)
     some[3], some[5, 1] = 0.0, 1.0  # nothing, and something opaque
+    strided = draw(4, 20).T, draw(3, 4, 20).permute(2, 1, 0)  # as a transposed picture comes
     return {"four discs, 768 pixels": discs, "70 pixels, 5 hits, 2 channels": (some, draw(70, 5, 2)),
+            "not contiguous": strided,
             "1 pixel": (draw(1, 2), draw(1, 2, 1))}
+
+
+class _Torch(TorchDispatchMode):
+    "Notes whether torch itself computes."
+
+    def __init__(self):
+        super().__init__()
+        self.computed = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__.rstrip("_")
+        self.computed |= name in ("mul", "sum", "cumprod", "prod", "cat", "add", "sub", "rsub", "bmm", "mm", "stack", "einsum")
+        return func(*args, **(kwargs or {}))
+
+
+_LAUNCHED = []  # one entry for each kernel that ran
+
+
+def _as_kernel(function):
+    "For the answers kept here, which are written in torch: counts as a kernel."
+    def launch(alpha, features):
+        _LAUNCHED.append(function)
+        with _disable_current_modes():
+            return function(alpha, features)
+    return launch
+
+
+def _launches(owner, name):
+    "Have a method of triton's note each call."
+    method = getattr(owner, name)
+
+    def noted(*args, **kwargs):
+        _LAUNCHED.append(owner)
+        return method(*args, **kwargs)
+    return patch.object(owner, name, noted)
+
+
+def _by_kernel(answer, alpha, features):  # -> the result, and 1 if a kernel made it
+    _LAUNCHED.clear()
+    with ExitStack() as stack:
+        if importlib.util.find_spec("triton"):
+            from triton.runtime.interpreter import GridExecutor
+            from triton.runtime.jit import JITFunction
+
+            stack.enter_context(_launches(GridExecutor, "__call__")), stack.enter_context(_launches(JITFunction, "run"))
+        torch_itself = stack.enter_context(_Torch())
+        result = answer(alpha, features)
+    return result if result is None else (result, 1.0 if _LAUNCHED and not torch_itself.computed else 0.0)
+
+
+def _as_contiguous(x):  # what a kernel reads that takes its input for contiguous
+    return torch.as_strided(x, x.shape, torch.empty(x.shape).stride())
 
 
 def _across_channels(a, f):  # the light is not renewed for each channel
@@ -583,8 +685,12 @@ def _strided(a, f, of_alpha=True, of_features=True):  # the pixel runs fastest, 
 
 
 exercise(
-    "synsin.5", "One kernel for the compositing", _composite, cases=_kernel_cases, draw=_draw_discs,
+    "synsin.5", "One kernel for the compositing", _as_kernel(_composite), cases=_kernel_cases, draw=_draw_discs, run=_by_kernel,
     wrong={
+        "The result is right, but torch computed it (or part of it): launch a Triton kernel that does all of it.": _composite,
+        **{message: _as_kernel(idea) for message, idea in {
+        "The inputs are taken for contiguous: call .contiguous(), or pass their strides to the kernel.":
+            lambda a, f: _composite(_as_contiguous(a), _as_contiguous(f)),
         "The light that is left is not renewed for each channel: start the loop over the hits with 1.":
             _across_channels,
         "Only the last hit arrives: accumulate over the loop instead of overwriting.":
@@ -611,8 +717,8 @@ exercise(
             lambda a, f: _composite(a, f).flip(-1),
         "The output is stored as if the pixels stood last: pixel p's channel c is at p * C + c.":
             lambda a, f: _composite(a, f).T.reshape(len(f), f.shape[-1]),
-        **_COMPOSITING,
+        **_COMPOSITING}.items()},
     },
-    right=(_loop_composite, _over_composite),
+    right=(_as_kernel(_loop_composite), _as_kernel(_over_composite)),
     hints=("`tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)` are a program's pixels; the mask is `pixels < P`.",
            "Loop over channels outside and over hits inside, with `left = tl.full([BLOCK], 1.0, tl.float32)` before the hits."))
