@@ -39,6 +39,7 @@ def _set_psnr_cases(g):
     made = real + sigma * torch.randn(real.shape, generator=g)
     mask = torch.rand(3, 9, 12, generator=g) < torch.tensor([0.3, 0.6, 0.9])[:, None, None]
     made = torch.where(mask[:, None], made, 0.5 * made)  # what does not count is worse
+    real[0, :, 0, 0], mask[0, 0, 0] = 0.98, False  # and brighter
     hole = torch.where(mask[:, None], real, torch.nan)
     return {"three pictures in [0, 1]": (made, real, mask, 1.0), "the same in [0, 255]": (255 * made, 255 * real, mask, 255.0),
             "NaN outside the mask": (made, hole, mask, 1.0)}
@@ -81,6 +82,10 @@ exercise(
             lambda a, b, m, r: _set_psnr(a, b, m, b.amax()),
         "Every pixel got a PSNR of its own, of its three channels: the mean over a picture's pixels comes before the logarithm.":
             lambda a, b, m, r: torch.stack([_psnr_from(e.mean(0), r)[k].mean() for e, k in zip(_pixels(a, b, m)[0], m)]).mean(),
+        "Every number got a PSNR of its own, and one mean was taken of all: PSNR is of a picture's mean error.":
+            lambda a, b, m, r: (lambda e, k: _psnr_from(e[k], r).mean())(_pixels(a, b, m)[0].movedim(1, -1), m),
+        "The largest value is what a picture can have (data_range), not the largest one found in the real pictures.":
+            lambda a, b, m, r: _set_psnr(a, b, m, b.nan_to_num(0.0).amax()),
         "This is 10 log₁₀ of L / RMSE, half the decibels: 10 goes with powers (L² / MSE), 20 with amplitudes.":
             lambda a, b, m, r: _set_psnr(a, b, m, r, factor=5.0),
         "20 goes with amplitudes, 10 with powers: L² / MSE is a ratio of powers.":
@@ -271,6 +276,8 @@ exercise(
             lambda x, y, r: _ssim_windows(x, y, r, window=_window(centre=4.5)),
         "The map is cropped one pixel off: five at each side.":
             lambda x, y, r: _ssim_windows(x, y, r, pad="reflect")[4:-6, 4:-6],
+        "The map is cropped one pixel off (and its border was filled with zeros): five at each side.":
+            lambda x, y, r: _ssim_windows(x, y, r, pad="constant")[4:-6, 4:-6],
         "The map is cropped one pixel off, to the other side: five at each side.":
             lambda x, y, r: _ssim_windows(x, y, r, pad="reflect")[6:-4, 6:-4],
         "This is a Gaussian window of 7 × 7: the paper's is 11 × 11.":
@@ -335,8 +342,8 @@ def _aligned_depth_cases(g):
         ball = (x - 0.3 - 0.4 * torch.rand((), generator=g)) ** 2 + (y - 0.5) ** 2 < 0.05
         depth = torch.where(ball, 1.2 + torch.rand((), generator=g), depth)
         depth = torch.where((y > 0.25) & (y < 0.35), 1.5 * max_depth, depth)  # known, and farther than max_depth
-        disparity = torch.where(y < 0.2, -0.3 + 0.3 * torch.rand(height, width, generator=g), 1 / depth)
-        noisy = disparity + 0.02 * torch.randn(height, width, generator=g)
+        disparity = torch.where(y < 0.2, -0.5 + 0.2 * torch.rand(height, width, generator=g), 1 / depth)
+        noisy = disparity * (1 + 0.05 * torch.randn(height, width, generator=g))  # nothing near 0, where 1 / x is wild
         unknown = (y < 0.2) | (torch.rand(height, width, generator=g) < 0.2)
         return (noisy - shift) / scale, torch.where(unknown, torch.nan, depth), max_depth
 
@@ -840,6 +847,9 @@ exercise(
     wrong={
         "The number is right, the memory is not: the table of all n × m distances (or all chunks of it) lives at one time. "
         "Keep of each chunk only its least distances.": _by_table,
+        "All n × m distances live at one time, and torch.cdist loses them far from the origin (it uses |a|² + |b|² - 2ab): "
+        "take chunks, and compute_mode=\"donot_use_mm_for_euclid_dist\".":
+            lambda a, b, m: (lambda d: d.amin(1).mean() + d.amin(0).mean())(torch.cdist(a, b).square()),
         "This goes one way only: a made cloud of a single right point would be perfect. Add the other direction.":
             lambda a, b, m: _least(a, b, m).mean(),
         "This goes one way only, from the real points to the made ones. Add the other direction.":

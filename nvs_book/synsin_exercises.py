@@ -561,6 +561,11 @@ exercise(
                 a * torch.exp((-z / s).clamp(min=-80))),
         "No gradient reaches z: it was detached, or the result is made of choices (argmin, sorting) instead of weights.":
             lambda a, z, f, s: _soft(a, z.detach(), f, s),
+        "The quotient and the nearest depth run over the hits of one pixel, not over pixels.":
+            lambda a, z, f, s: (lambda w: _weighted(w / w.sum(0, keepdim=True).clamp(min=1e-12), f))(
+                a * torch.exp(-(z - z.amin(0, keepdim=True)) / s)),
+        "Weights are not divided by their sum, and the nearest depth was looked for among empty slots as well.":
+            lambda a, z, f, s: _weighted(a * torch.exp(-(z - z.amin(-1, keepdim=True)) / s), f),
         "alpha was multiplied in after the quotient: it belongs above and below.":
             lambda a, z, f, s: _weighted(a * torch.softmax(torch.where(a > 0, -z / s, -torch.inf), -1).nan_to_num(0.0), f),
         "In a softmax alpha stands as a factor, so its logarithm goes into the exponent, not alpha itself.":
@@ -609,9 +614,9 @@ def _kernel_cases(g):
     some = draw(70, 5)
     some[3], some[5, 1] = 0.0, 1.0  # nothing, and something opaque
     strided = draw(4, 20).T, draw(3, 4, 20).permute(2, 1, 0)  # as a transposed picture comes
-    return {"four discs, 768 pixels": discs, "70 pixels, 5 hits, 2 channels": (some, draw(70, 5, 2)),
+    return {"four discs, 768 pixels": discs, "70 pixels, 5 hits, 4 channels": (some, draw(70, 5, 4)),
             "not contiguous": strided,
-            "1 pixel": (draw(1, 2), draw(1, 2, 1))}
+            "1 pixel": (draw(1, 2), draw(1, 2, 3))}
 
 
 class _Torch(TorchDispatchMode):
