@@ -973,7 +973,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 import nvs_book
 from .cameras import plucker, relative_pose
 from .scenes import PairDataset, ViewPair, collect
-from .training import Scale, Step, Trained, fit, load_weights, save_weights, scale, seeded
+from .training import Scale, Step, Trained, current_device, fit, load_weights, save_weights, scale, seeded
 
 # %% ../nbs/methods/10_synsin.ipynb #conv-block
 def conv_block(
@@ -1345,7 +1345,7 @@ def train(
 ) -> Trained:  # module, its average, the record
     "One run, the same for either model."
     size = size or scale(SCALES)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = current_device()
     with seeded(seed):
         model = make_model(name, size).to(device)
     pairs = training_pairs(size, seed) if pairs is None else pairs
