@@ -1462,6 +1462,8 @@ def _raised(trial: _Trial, trials: list) -> str:
         return (
             f"{said} It has more dimensions in front (a batch): count dimensions from the end, dim=-1, and use `...` in indices."
         )
+    if "INTERNAL ASSERT" in text:
+        return f"In “{trial.label}”: a routine of torch failed. Does NaN or infinity enter it?"
     if "must match the size" in text or "shapes cannot be multiplied" in text or "doesn't match the broadcast" in text:
         return (
             f"{said} Two shapes don't fit: print them before that line; a dimension is missing ([..., None]) or in another place."
