@@ -66,7 +66,8 @@ def outcome(
         return 2, f"error: {error.format_message()}"
     if isinstance(error, (ValueError, TypeError)):
         return 2, f"error: {error}"
-    if isinstance(error, (MemoryError, getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError))):
+    out_of_memory = (MemoryError, getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError))
+    if isinstance(error, out_of_memory) or "can't allocate memory" in str(error):  # torch has no class for it on a CPU
         return 1, "error: the memory is full; try smaller pictures, or --device cpu where the memory of a GPU is meant"
     if isinstance(error, (Failed, ImportError)):
         known = isinstance(error, Failed) or "pip install" in str(error)
@@ -277,7 +278,7 @@ def film_options(paths: tuple[str, ...], path: str):
         click.option("--amount", type=click.FloatRange(min=0), default=1.0, show_default=True,
                      help="How far it goes; 1 suits the scene's depth."),
         click.option("--zoom", is_flag=True, help="With --path dolly: keep the size of what is in focus (a dolly zoom)."),
-        click.option("--frames", type=click.IntRange(min=1), help="How many; default: 60, or 5 in a .png."),
+        click.option("--frames", type=click.IntRange(1, 100_000), help="How many; default: 60, or 5 in a .png."),
         click.option("--fps", type=click.FloatRange(min=1, max=60), default=24.0, show_default=True, help="Frames a second."),
         click.option("--size", type=click.IntRange(16, 4320), default=480, show_default=True, help="Pixels on the shorter side."),
     ]  # fmt: skip
