@@ -9,12 +9,13 @@ __all__ = ['DIRECTIVE', 'NOT_HERE', 'HEADLINE', 'CHECK', 'LAST_CELL', 'PARTS', '
            'text_table', 'results_table', 'readme_text', 'front_picture', 'write_readme', 'table', 'results_page',
            'keepable', 'keep', 'store', 'store_outputs', 'Pages', 'exported_names', 'Shown', 'chapter_cards', 'divider',
            'page_output', 'alternative', 'page_cell', 'page_notebook', 'exported_here', 'equation_table', 'contents',
-           'reference_page', 'tests_page', 'equations_page', 'read_pages', 'write_sources', 'build_site', 'Order',
-           'make_book']
+           'reference_page', 'tests_page', 'equations_page', 'read_pages', 'write_sources', 'build_site', 'only_writer',
+           'Order', 'make_book']
 
 # %% ../nbs/workbench/91_book.ipynb #import-ast
 import ast
 import base64
+import errno
 import html
 import io
 import json
@@ -25,13 +26,18 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from configparser import ConfigParser
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: nobody minds two runs
+    fcntl = None
 try:
     import nbformat
     from nbclient import NotebookClient
@@ -1126,13 +1132,16 @@ def build_site(
     sources: Path,  # from write_sources
     site: Path,  # to write; emptied first
     jobs: int = 1,  # processes
-) -> str | None:  # what Sphinx complained of, or None
-    "Let Sphinx write the pages; a warning is an error."
+) -> str | None:  # what is wrong, or None
+    "Let Sphinx write the pages; a warning is an error. Where Sphinx breaks off, the older pages stay."
     built = sources.parent / "html"  # myst-nb leaves a folder of its own beside it
     shutil.rmtree(built, ignore_errors=True)
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-W", "--keep-going", "-j", str(jobs), "-E"]
     folders = ["-d", sources.parent / "doctrees", "-c", root / "site", sources, built]
     done = subprocess.run([*command, *folders], capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
+    log = (done.stderr + done.stdout).strip().replace(f"{sources}{os.sep}", "")
+    if done.returncode not in (0, 1):  # 1: warnings
+        return f"error: the site was not built: {_broken_off(log, sources.parent / 'sphinx.log')}"
     if built.exists():
         fresh = site.with_name(f"{site.name}.partial")  # whoever reads the old pages meanwhile never sees half of the new
         shutil.rmtree(fresh, ignore_errors=True)
@@ -1140,8 +1149,58 @@ def build_site(
         (fresh / ".nojekyll").touch()  # hosts that run Jekyll would drop _static
         shutil.rmtree(site, ignore_errors=True)
         os.replace(fresh, site)
-    log = (done.stderr + done.stdout).strip().replace(f"{sources}{os.sep}", "")
-    return None if done.returncode == 0 else log or f"sphinx ended with {done.returncode}"
+    return None if done.returncode == 0 else f"the site has faults:\n{log}"
+
+
+def _broken_off(said: str, log: Path) -> str:  # one line
+    "What Sphinx said last; the rest goes to a file."
+    saved = re.search(r"^The full traceback has been saved in:\s+(.+)$", said, re.M)
+    log.write_text(said + "\n", encoding="utf-8")
+    if saved and Path(saved[1]).is_file():  # the same, and more of it
+        shutil.move(saved[1], log)
+    last = (said[:saved.start()] if saved else said).strip().splitlines() or ["Sphinx ended without a word"]
+    return f"{last[-1].strip()} (log: {log})"
+
+# %% ../nbs/workbench/91_book.ipynb #only-writer
+@contextmanager
+def only_writer(
+    *folders: Path | None,  # that are going to be written
+) -> Iterator[None]:
+    "No other run of the book may write these folders meanwhile."
+    with ExitStack() as held:
+        for folder in filter(None, folders):
+            lock = folder.with_name(f".{folder.name}.lock")
+            try:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(_locked(lock, folder))
+            except OSError as error:
+                if error.errno is None or error.filename not in map(str, (lock, *folder.parents)):
+                    raise
+                raise OSError(error.errno, f"cannot write here ({error.strerror})", str(folder)) from None
+            if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, "cannot write here (Permission denied)", str(folder))
+        yield
+
+
+@contextmanager
+def _locked(lock: Path, folder: Path) -> Iterator[None]:
+    with open(lock, "a+", encoding="utf-8") as file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            who = f"another run is writing {folder} (pid {file.read().strip() or 'unknown'})"
+            raise BlockingIOError(f"{who}; wait for it, or name another folder") from None
+        except OSError:
+            pass  # a file system without locks
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 # %% ../nbs/workbench/91_book.ipynb #order
 @dataclass(frozen=True)
@@ -1160,10 +1219,15 @@ class Order:
         start, sources = time.perf_counter(), self.scratch / "sources"
         write_sources(index, runs, self.root, sources)
         if complaint := build_site(self.root, sources, self.site):
-            print(f"the site has faults:\n{complaint}", file=sys.stderr)
+            print(complaint, file=sys.stderr)
             return False
         print(f"{self.site / 'index.html'}, built in {time.perf_counter() - start:.1f} s")
         return True
+
+    def write_stored(self) -> bool:
+        "Write the site of the outputs that the clone holds."
+        stored = [read_run(path) for path in find_chapters(self.root / "nbs")]
+        return self.site is None or self.write_site(stored, read_run(self.root / "nbs" / "index.ipynb"))
 
     def run(self, chosen: list[Path], save: bool) -> bool:
         "Run chapters, print what they measured, and write the site of these and of the stored outputs of all others."
@@ -1234,7 +1298,5 @@ def make_book(
     jobs = jobs or (1 if save else min(2, os.cpu_count() or 1))
     timeout = timeout or (300 if env["NVS_BOOK_SCALE"] == "tiny" else None)
     order = Order(root, _site_folder(root, site), Path(scratch or root / "_build" / "book").resolve(), env, jobs, timeout)
-    if run:
-        return 0 if order.run(chosen, save) else 1
-    stored = [read_run(path) for path in find_chapters(root / "nbs")]
-    return 0 if order.site is None or order.write_site(stored, read_run(root / "nbs" / "index.ipynb")) else 1
+    with only_writer(order.scratch, order.site):
+        return 0 if (order.run(chosen, save) if run else order.write_stored()) else 1

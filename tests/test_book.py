@@ -213,6 +213,52 @@ def test_wrong_use_is_one_line_before_any_work(small, tmp_path_factory, monkeypa
     assert (folder / "thesis.txt").read_text() == "three years of work"
 
 
+LOCKED = "import sys, time\nfrom pathlib import Path\nfrom nvs_book.book import only_writer\n"
+LOCKED += "with only_writer(Path(sys.argv[1])):\n    print('has it', flush=True)\n    time.sleep(60)"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+@pytest.mark.parametrize("folder", ["site", "scratch"])
+def test_two_runs_never_write_one_folder(small, tmp_path_factory, monkeypatch, folder):
+    monkeypatch.setattr(book, "run_book", lambda *_: pytest.fail("ran"))
+    shared = tmp_path_factory.mktemp("shared") / "pages"
+    other = subprocess.Popen([sys.executable, "-c", LOCKED, shared], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "has it\n"
+        with pytest.raises(BlockingIOError) as problem:
+            book.make_book(["10"], root=small, **{"site": False, folder: shared})
+    finally:
+        other.kill()  # it cannot tidy up any more
+        other.wait()
+    assert str(problem.value).startswith(f"another run is writing {shared} (pid {other.pid}); ")
+    assert [path.name for path in shared.parent.iterdir()] == [".pages.lock"]
+    with book.only_writer(shared, None):  # what the dead process left does not count
+        pass
+    assert list(shared.parent.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+@pytest.mark.parametrize("folder", ["site", "scratch"])
+def test_folder_that_cannot_be_written_is_found_before_any_work(small, monkeypatch, folder):
+    monkeypatch.setattr(book, "run_book", lambda *_: pytest.fail("ran"))
+    with pytest.raises(OSError, match="cannot write here") as problem:
+        book.make_book(["10"], root=small, **{"site": False, folder: Path("/proc/pages")})
+    assert problem.value.filename == "/proc/pages"
+
+
+def test_sphinx_that_breaks_off_is_one_line_and_a_log(small, capsys):
+    notebook(small / "nbs" / "index.ipynb", "x = 1")
+    (small / "site").mkdir()
+    (small / "site" / "conf.py").write_text("extensions = ['no_such_extension']")
+    (small / "_site").mkdir()
+    (small / "_site" / "index.html").write_text("the pages of before")
+    assert book.make_book(root=small, run=False) == 1
+    said, log = capsys.readouterr().err, small / "_build" / "book" / "sphinx.log"
+    assert re.fullmatch(rf"error: the site was not built: .*no_such_extension.* \(log: {re.escape(str(log))}\)\n", said)
+    assert "no_such_extension" in log.read_text()
+    assert (small / "_site" / "index.html").read_text() == "the pages of before"
+
+
 def test_interrupted_run_ends_its_kernels_at_once(small):
     tell = "pathlib.Path('pid').write_text(str(os.getpid()))"
     notebook(small / "nbs" / "methods" / "12_long.ipynb", "import os, pathlib, time", tell, "time.sleep(600)")
