@@ -405,7 +405,7 @@ def test_a_film_that_is_stopped_or_does_not_fit(desk, tmp_path, suffix):
 
     film = tmp_path / f"film{suffix}"
     film.write_text("old")
-    words = ["-m", "nvs_book.cli", "photo", desk / "me.png", "--depth", desk / "depth.npy", "-o", film, "--size", "300"]
+    words = ["-m", "nvs_book.cli", "photo", desk / "me.png", "--depth", desk / "depth.npy", "-o", film, "--size", "96"]
     program = subprocess.Popen([sys.executable, *map(str, words), "--frames", "400"], stderr=subprocess.PIPE, text=True)
     until(lambda: list(tmp_path.glob(".film*")), program)
     program.send_signal(signal.SIGINT)

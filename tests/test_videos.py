@@ -1,8 +1,10 @@
 "Films: paths, clean depth, filling from behind, what can be read, what is written, and the two commands."
 
+import json
 import math
 import os
 import re
+import shutil
 import sys
 
 import imageio_ffmpeg
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nvs_book import videos as v
-from nvs_book.cameras import Camera, intrinsics_from_fov, look_at
+from nvs_book.cameras import Camera, intrinsics_from_fov, look_at, to_colmap
 from nvs_book.cli import main
 from nvs_book.metrics import psnr
 from nvs_book.scenes import ProceduralWorld, View, motorcycle, write_transforms
@@ -151,6 +153,9 @@ def test_between_goes_round_what_both_look_at_and_straight_where_they_are_parall
         (lambda: v.follow("loop", [camera_at()], 5, 1, 2), "path: expected one of"),
         (lambda: v.follow("between", [camera_at()], 5, 1, 2), "path: 'between' needs two views"),
         (lambda: v.follow("orbit", [camera_at()], 5, 1, 2, start=3), "start: expected the number of a view, 0 to 0, got 3"),
+        (lambda: v.follow("orbit", [camera_at()] * 2, 5, 1, 2, start=-1), "start: expected the number of a view, 0 to 1, got -1"),
+        (lambda: v.follow("between", [camera_at()] * 2, 5, 1, 2, to=-1), "to: expected the number of a view, 0 to 1, got -1"),
+        (lambda: v.follow("between", [camera_at()] * 2, 5, 1, 2, start=1, to=1), "to: expected another view than 1"),
         (lambda: v.depth_range(torch.full((4, 4), math.nan)), "depth: expected at least one known pixel"),
     ],
 )
@@ -343,8 +348,83 @@ def test_views_along_a_path():
 def test_views_without_depth_say_what_to_do(tmp_path):
     world, cameras = ProceduralWorld(1), v.world_cameras(24, 32)
     write_transforms([View(world.render(cameras[i]).image, cameras[i]) for i in range(2)], tmp_path / "views")
-    with pytest.raises(ValueError, match=r"00000\.png: expected a view with depth, it has none; `nvs-book photo`"):
-        v.make_film(tmp_path / "views")
+    says = r"00000\.png: expected a view with depth, it has none; depth_file_path in transforms\.json .*; `nvs-book photo`"
+    for path in ("wobble", "between"):
+        with pytest.raises(ValueError, match=says):
+            v.make_film(tmp_path / "views", path)
+
+
+def test_views_that_have_depth_are_merged(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "views")
+    file = tmp_path / "views" / "transforms.json"
+    meta = json.loads(file.read_text())
+    for i in (0, 3):
+        del meta["frames"][i]["depth_file_path"]
+    file.write_text(json.dumps(meta))
+    film = v.make_film(tmp_path / "views", "between", frames=2, size=48, start=0, to=3)
+    assert film.notes == ("made of the points of 2 of 4 views; 2 have no depth",) and len(list(film)) == 2
+    with pytest.raises(ValueError, match=r"00000\.png: expected a view with depth, view 0 has none; others have it: 1, 2$"):
+        v.make_film(tmp_path / "views", "wobble", frames=2, size=48)
+    assert len(v.make_film(tmp_path / "views", "wobble", frames=2, size=48, start=1)) == 2
+
+
+def colmap_folder(folder, kinds, views=2):
+    "A dense workspace as COLMAP leaves it: images, sparse, stereo/depth_maps with the kinds named for each view."
+    world, cameras = ProceduralWorld(3), v.world_cameras(H, W)
+    for name in ("images", "sparse", "stereo/depth_maps"):
+        (folder / name).mkdir(parents=True)
+    rows = []
+    for i in range(views):
+        view = world.render(cameras[i])
+        Image.fromarray(v.frame_bytes(view.image)).save(folder / "images" / f"{i}.png")
+        q, t = to_colmap(view.camera.c2w.double())
+        rows += [" ".join(map(str, [i + 1, *q.tolist(), *t.tolist(), 1, f"{i}.png"])), ""]
+        for kind in kinds[i]:
+            depth = view.depth.nan_to_num(0).numpy() * (1 if kind == "geometric" else 2)
+            data = f"{W}&{H}&1&".encode() + depth.astype("<f4").tobytes()
+            (folder / "stereo" / "depth_maps" / f"{i}.png.{kind}.bin").write_bytes(data)
+    K = cameras.K[0] if cameras.K.ndim > 2 else cameras.K
+    numbers = [K[0, 0].item(), K[1, 1].item(), K[0, 2].item(), K[1, 2].item()]
+    (folder / "sparse" / "cameras.txt").write_text(" ".join(map(str, [1, "PINHOLE", W, H, *numbers])) + "\n")
+    (folder / "sparse" / "images.txt").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_colmap_with_dense_stereo_is_filmed(tmp_path):
+    both = colmap_folder(tmp_path / "dense", [("photometric", "geometric"), ("photometric",)])
+    for place in (both, both / "sparse"):
+        views = v.open_source(place)
+        assert [frame.depth.name for frame in views.frames] == ["0.png.geometric.bin", "1.png.photometric.bin"]
+        truth = ProceduralWorld(3).render(v.world_cameras(H, W)[0]).depth
+        assert torch.allclose(views[0].depth, truth, equal_nan=True, atol=1e-5)
+    frame = list(v.make_film(both, frames=2, size=48))[0]
+    assert psnr(frame, views[0].image) > 22
+    none = colmap_folder(tmp_path / "sparse-only", [(), ()])
+    with pytest.raises(
+        ValueError, match=r"0\.png: expected a view with depth, it has none; run COLMAP's dense stereo: stereo/depth_maps"
+    ):
+        v.make_film(none)
+
+
+def test_what_is_not_as_asked_is_noted(left, folder):
+    most = v.most_amount("orbit", left.camera, *v.depth_range(left.depth))
+    assert v.make_film(left, "orbit", 2, amount=most, size=32).notes == ()
+    for path in ("orbit", "wobble", "spiral", "dolly"):
+        notes = v.make_film(left, path, 2, amount=1000, size=32).notes
+        assert len(notes) == 1 and notes[0].startswith("--amount 1000 is more than this scene bears, ")
+    assert v.most_amount("dolly", left.camera, 1.0, 2.0) == 3
+    camera = camera_at()
+    most = v.most_amount("wobble", camera, 1.0, 5.0)
+    assert (
+        v.sideways(camera, 1, 5, 0.999 * most)
+        < v.sideways(camera, 1, 5, most)
+        == pytest.approx(v.sideways(camera, 1, 5, 2 * most))
+    )
+    flat = step_view(3.0, 3.0)
+    assert v.make_film(flat, "wobble", 2, size=32).notes == ()
+    assert v.make_film(flat, "wobble", 2, amount=2.0, size=32).notes == ("--amount 2 changes nothing, the scene is flat",)
+    assert "twice the picture's 64x48: made at 128x96" in v.make_film(folder, "orbit", 2, size=160).notes[0]
+    assert "twice" in v.make_film(folder, "between", 2, size=160).notes[0]
 
 
 def test_masked_views_keep_their_empty_background():
@@ -479,7 +559,24 @@ def test_depth_is_fitted_only_where_it_fits():
     with pytest.raises(ValueError, match="expected the picture's shape, 185x125, or one in proportion, got 4x3"):
         v.fit_depth(torch.rand(3, 4), 125, 185)
     with pytest.raises(ValueError, match="as its EXIF tag says"):
+        v.fit_depth(depth, 60, 40, turned=True)
+    with pytest.raises(ValueError, match="got 30x20; rows and columns are exchanged"):
         v.fit_depth(depth, 60, 40)
+    with pytest.raises(ValueError, match="expected the picture's shape, 8000x6000, or"):
+        v.fit_depth(torch.rand(20, 20), 1200, 1600, stored=(6000, 8000))
+
+
+def test_what_is_odd_about_a_depth_map_is_noted(tmp_path):
+    grey = np.arange(40 * 60, dtype=np.int64).reshape(40, 60) % 256
+    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "d.png")
+    assert v.stored_depth(tmp_path / "d.png")[1] == (
+        f"{tmp_path / 'd.png'}: 8-bit depth, read as metric; --depth-kind inverse if larger is nearer",
+    )
+    assert v.stored_depth(tmp_path / "d.png", "inverse")[1] == ()
+    np.save(tmp_path / "d.npy", grey)
+    assert v.stored_depth(tmp_path / "d.npy")[1] == ()
+    with pytest.raises(ValueError, match=r"d\.npy: expected depths of 1e-06 to 1e\+09 m, got .*; --depth-scale sets the unit"):
+        v.stored_depth(tmp_path / "d.npy", scale=1e-30)
 
 
 def broken_files(folder):
@@ -693,6 +790,10 @@ def test_a_film_through_a_link(tmp_path):
 
 def test_places_where_no_film_can_be_written(tmp_path):
     (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "link.png").symlink_to(tmp_path / "notes.txt")
+    with pytest.raises(ValueError, match=r"link\.png: expected the name of a film, this is a link to .*notes\.txt"):
+        v.write_film(tmp_path / "link.png", frames())
     for path, error, says in (
         (tmp_path / "a.avi", ValueError, "the ending: expected one of"),
         (tmp_path / "no/a.mp4", FileNotFoundError, "there is no folder"),
@@ -729,6 +830,77 @@ def test_render_commands(tmp_path, folder):
         code, out, err = run("render", *arguments, "--size", 32)
         assert code == 0 and str(arguments[2]) in out and arguments[2].stat().st_size > 100, err
     assert sorted(f.name for f in tmp_path.iterdir()) == ["a.mp4", "b.gif", "c.png"]
+
+
+def links(file, folder):
+    "The file's own name, and others for it."
+    (folder / "soft.png").symlink_to(file)
+    os.link(file, folder / "hard.png")
+    return file, folder / "soft.png", folder / "hard.png", file.parent / "." / file.name
+
+
+def test_what_a_film_is_made_of_survives(tmp_path, folder):
+    (tmp_path / "in").mkdir(), (tmp_path / "out").mkdir()
+    picture().save(tmp_path / "in" / "me.png")
+    Image.fromarray(np.full((40, 60), 2000, np.uint16)).save(tmp_path / "in" / "depth.png")
+    shutil.copytree(folder, tmp_path / "in" / "views")
+    made = ["photo", tmp_path / "in" / "me.png", "--depth", tmp_path / "in" / "depth.png"]
+    of_views = ["render", tmp_path / "in" / "views", "--path", "between"]
+    inputs = [file for file in (tmp_path / "in").rglob("*") if file.is_file()]
+    before = {file: file.read_bytes() for file in inputs}
+    pictures = sorted(file for file in inputs if file.suffix == ".png")
+    assert len(pictures) >= 6
+    for i, file in enumerate(pictures):
+        (tmp_path / "out" / str(i)).mkdir()
+        for name in links(file, tmp_path / "out" / str(i)):
+            command = made if file.parent.name == "in" else of_views
+            code, out, err = run(*command, "-o", name, "--frames", 2, "--size", 32)
+            assert code == 2 and out == "" and err.count("\n") == 1, err
+            assert "expected another file to write to, the film is made of this one" in err and str(name) in err
+    assert before == {file: file.read_bytes() for file in before} and len(before) == len(inputs)
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (
+            ("motorcycle", "--path", "between", "--amount", 2),
+            "--amount goes with a path around one view, not with --path between",
+        ),
+        (("world", "--path", "orbit", "--amount", 2), "--amount goes with a path around one view, not with --path orbit"),
+        (("world", "--path", "between", "--views", 2), "--views goes with a folder of views"),
+        (("motorcycle", "--path", "dolly", "--to", 1), "--to goes with --path between, not with --path dolly"),
+        (("motorcycle", "--views", 3), "--views goes with --path between, not with --path orbit"),
+        (("motorcycle", "--from", -1), "--from"),
+        (("motorcycle", "--path", "between", "--to", -1), "--to"),
+        (("motorcycle", "--path", "between", "--from", 1, "--to", 1), "--to: expected another view than 1"),
+        (("motorcycle", "--from", 7), "--from: expected the number of a view, 0 to 1, got 7"),
+        (("",), "empty"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(tmp_path, arguments, says):
+    code, out, err = run("render", *arguments, "-o", tmp_path / "a.png", "--frames", 2, "--size", 32)
+    assert code == 2 and out == "" and says in err and err.count("\n") == 1, err
+    assert not list(tmp_path.iterdir())
+
+
+def test_messages_know_what_the_user_knows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture(size=(5000, 20)).save("long.png"), picture(size=(2400, 1600)).save("large.png"), picture().save("me.png")
+    np.save("d.npy", np.ones((40, 60), np.float32)), np.save("square.npy", np.ones((40, 40), np.float32))
+    os.mkdir("empty")
+    for arguments, says in (
+        (("long.png", "--depth", "d.npy"), "long.png: expected a picture less long and narrow, got 5000x20"),
+        (("large.png", "--depth", "square.npy"), "expected the picture's shape, 2400x1600, or one in proportion, got 40x40"),
+        (("me.png", "--depth", "d.npy", "--depth-scale", "1e-30"), "--depth-scale"),
+        (("me.png", "--model", "empty"), "--model: expected a folder that holds a model (config.json, "),
+    ):
+        code, out, err = run("photo", *arguments, "-o", "a.mp4", "--frames", 2, "--size", 32)
+        assert code == 2 and out == "" and says in err and err.count("\n") == 1, err
+    for name, says in (("", "an empty one"), ("x.mp4/", "x.mp4/ is a folder's")):
+        code, out, err = run("photo", "me.png", "--depth", "d.npy", "-o", name)
+        assert code == 2 and says in err and err.count("\n") == 1, err
+    assert not list(tmp_path.glob("*.mp4"))
 
 
 def test_photo_commands(tmp_path, estimator):
