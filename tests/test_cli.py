@@ -101,6 +101,7 @@ def test_words_can_be_completed():
         (KeyboardInterrupt(), 130, "stopped"),
         (click.Abort(), 130, "stopped"),
         (cli.Terminated(), 143, "stopped"),
+        (cli.Terminated(1), 129, "stopped"),
         (ValueError("fps: expected more"), 2, "error: fps: expected more"),
         (TypeError("a"), 2, "error: a"),
         (FileNotFoundError("path: expected a file"), 2, "error: path: expected a file"),
@@ -227,15 +228,15 @@ def test_a_full_disk_behind_stdout():
 
 
 @POSIX
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped_leaves_no_half_written_file(tmp_path, number, code):
+@pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_stopped_leaves_no_half_written_file(tmp_path, name, code):
     (tmp_path / "probe.py").write_text(PROBE)
     work = tmp_path / "work"
     work.mkdir()
     (work / "film.mp4").write_text("old")
     program = subprocess.Popen([sys.executable, tmp_path / "probe.py", "wait"], cwd=work, stderr=subprocess.PIPE, text=True)
     until(lambda: any(path.read_text() == "half" for path in work.glob(".film*")), program)
-    program.send_signal(number)
+    program.send_signal(getattr(signal, name))
     assert program.wait(20) == code
     assert program.stderr.read().strip() == "nvs-book: stopped"
     assert [path.name for path in work.iterdir()] == ["film.mp4"] and (work / "film.mp4").read_text() == "old"
@@ -255,6 +256,41 @@ def test_a_reader_that_leaves_is_no_error(tmp_path):
     shell = f"{shlex.quote(sys.executable)} probe.py talk | head -n 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.split() == ["0", "141"] and done.stderr == ""
+
+
+@POSIX
+def test_with_nohup_a_closed_terminal_is_no_end(tmp_path):
+    (tmp_path / "probe.py").write_text(PROBE)
+    words = [sys.executable, tmp_path / "probe.py", "wait"]
+    ignore = dict(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    program = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, **ignore)
+    until(lambda: any(path.read_text() == "half" for path in tmp_path.glob(".film*")), program)
+    program.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    assert program.poll() is None
+    program.terminate()
+    assert program.wait(20) == 143 and not list(tmp_path.glob("*film*"))
+
+
+@POSIX
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed(tmp_path, closed):
+    (tmp_path / "probe.py").write_text(PROBE)
+    for words, code in {"fill": 0, "talk": 0, "warn": 0, "coloured": 2}.items():
+        shell = f"{shlex.quote(sys.executable)} probe.py {words} {closed}"
+        done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        assert "unexpected" not in done.stderr and "Traceback" not in done.stderr
+    assert (tmp_path / "film.mp4").read_bytes() == b"x" * 1_000_000  # nothing else was written into it
+
+
+@POSIX
+@pytest.mark.parametrize("words", ["render motorcycle -o a.mp4", "student copy", "progress", "lab", "book", "bench", "doctor"])
+def test_a_working_folder_that_is_gone_is_one_line(tmp_path, words):
+    shell = f"mkdir gone && cd gone && rmdir ../gone && {shlex.quote(sys.executable)} -m nvs_book.cli {words}"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and said(done) == "error: the working folder does not exist any more; cd to another one"
 
 
 # --- whole files
@@ -410,7 +446,7 @@ def test_a_film_that_is_stopped_or_does_not_fit(desk, tmp_path, suffix):
     until(lambda: list(tmp_path.glob(".film*")), program)
     program.send_signal(signal.SIGINT)
     assert program.wait(30) == 130
-    assert program.stderr.read().strip() == "nvs-book: stopped"
+    assert program.stderr.read().splitlines()[-1] == "nvs-book: stopped"
     assert list(tmp_path.iterdir()) == [film] and film.read_text() == "old"
     done = run(*words, "--frames", "4", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)))
     assert done.returncode == 1 and "ulimit" in said(done)
@@ -550,6 +586,34 @@ def test_lab_says_what_stands_in_its_way(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     done = invoke("lab mine")
     assert done.exit_code == 1 and "pip install" in said(done)
+
+
+def test_a_lab_that_is_open_is_not_opened_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a second server"))
+    (tmp_path / "runtime").mkdir(), (tmp_path / "mine").mkdir()
+    record = tmp_path / "runtime" / "jpserver-1.json"
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        found = {"url": f"http://127.0.0.1:{port}/", "port": port, "token": "abc", "password": False, "pid": os.getpid()}
+        found["root_dir"] = str(tmp_path / "mine")
+        record.write_text(json.dumps(found))
+        (tmp_path / "runtime" / "jpserver-2.json").write_text("{")
+        assert cli.running_lab(Path("mine")) == f"http://127.0.0.1:{port}/lab/tree/index.ipynb?token=abc"
+        done = invoke("lab mine --no-browser")
+        assert done.exit_code == 0 and f":{port}/lab/tree/index.ipynb?token=abc\n" in done.stdout and "already" in done.stdout
+        assert cli.running_lab(tmp_path) == ""  # of another folder
+    assert cli.running_lab(Path("mine")) == ""  # nobody answers there any more
+
+
+def test_the_farewell_of_jupyter_is_not_passed_on(capsys):
+    lines = [b"[C 2026-11-21 02:00:00 ServerApp] Shutting down...\n", b"[E 02:00 LabApp] no such file: \xff\n",
+             b"[C 02:00 ServerApp] received signal 15, stopping\n"]  # fmt: skip
+    cli._pass_on(lines)
+    assert capsys.readouterr().err == "[E 02:00 LabApp] no such file: \ufffd\n"
 
 
 # --- benchmarks
