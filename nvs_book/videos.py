@@ -8,9 +8,9 @@ __all__ = ['SHARE', 'PATHS', 'MIDDLE', 'DEPTH_FROM', 'PICTURES', 'HALF_FILM_DIAG
            'pull_push', 'rims', 'far_side', 'clean_depth', 'nearest_pixel', 'outlines', 'split_outlines',
            'mirrored_detail', 'hidden_layer', 'Cloud', 'path_needs', 'layered_cloud', 'splat_cloud', 'fill_frame',
            'cloud_renderer', 'Film', 'film_size', 'check_view', 'follow', 'most_amount', 'size_note', 'film_notes',
-           'splat_film', 'merged_cloud', 'world_cameras', 'open_source', 'with_dense_depth', 'form_of', 'source_files',
-           'film_world', 'make_film', 'has_depth', 'view_with_depth', 'views_along', 'film_views', 'Photo',
-           'open_picture', 'focal_of', 'read_photo', 'photo_pixels', 'read_values', 'depth_from_values',
+           'splat_film', 'sees_inside', 'merged_cloud', 'world_cameras', 'open_source', 'with_dense_depth', 'form_of',
+           'source_files', 'film_world', 'make_film', 'has_depth', 'view_with_depth', 'views_along', 'film_views',
+           'Photo', 'open_picture', 'focal_of', 'read_photo', 'photo_pixels', 'read_values', 'depth_from_values',
            'load_estimator', 'estimate_depth', 'fit_depth', 'photo_view', 'stored_depth', 'make_photo_film', 'spare',
            'film_path', 'frame_bytes', 'write_sheet', 'write_film']
 
@@ -682,14 +682,37 @@ def splat_film(
     return cameras, cloud_renderer(cloud)
 
 
+def sees_inside(
+    view: Camera,
+    inverse: Float[Tensor, "h w"],  # its 1/z
+    edges: Bool[Tensor, "h w"],  # its pixels on either side of an outline
+    step: float,  # what counts as an outline
+    points_world: Float[Tensor, "n 3"],  # the pose's unit
+) -> Bool[Tensor, "n"]:
+    "Which points a view sees too, away from all outlines."
+    xy, z = view.project(points_world)
+    column, row = xy.floor().long().unbind(-1)
+    inside = (z > 0) & (column >= 0) & (column < view.width) & (row >= 0) & (row < view.height)
+    row, column = row.clamp(0, view.height - 1), column.clamp(0, view.width - 1)
+    return inside & ~edges[row, column] & ((inverse[row, column] - 1 / z).abs() < step)
+
+
 def merged_cloud(
     views: Sequence[View],  # with depth, in one world
 ) -> Cloud:
     "The points of several views; what none of them saw is left to the frames."
-    clouds = [layered_cloud(view) for view in views]
-    points, colours = (torch.cat([getattr(c, name) for c in clouds]) for name in ("points_world", "colours"))
+    clouds, points, colours = [layered_cloud(view) for view in views], [], []
+    inverse = [1 / clean_depth(view.image, view.depth) for view in views]
+    edges = [window(outlines(x, c.step).to(x), 1, True) > 0 for x, c in zip(inverse, clouds)]
+    for i, (view, cloud) in enumerate(zip(views, clouds)):  # pixels at outlines mix two colours: another view's are better
+        known = torch.ones_like(edges[i]) if view.mask is None else view.mask | torch.isfinite(view.depth)
+        mixed, better = edges[i][known], torch.zeros_like(edges[i][known])
+        for other, x, edge, c in zip(views, inverse, edges, clouds):
+            if other is not view:
+                better[mixed] |= sees_inside(other.camera, x, edge, c.step, cloud.points_world[mixed])
+        points.append(cloud.points_world[~better]), colours.append(cloud.colours[~better])
     background = next((c.background for c in clouds if c.background is not None), None)
-    return Cloud(points, colours, min(c.focal for c in clouds), min(c.step for c in clouds), background)
+    return Cloud(torch.cat(points), torch.cat(colours), min(c.focal for c in clouds), min(c.step for c in clouds), background)
 
 
 MIDDLE = (0.0, 0.0, 0.35)  # of a procedural world's objects, metres

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import replace
 
 import imageio_ffmpeg
 import numpy as np
@@ -337,6 +338,19 @@ def test_a_folder_of_views_is_merged(folder):
     truth = ProceduralWorld(3).render(film.cameras[1]).image
     assert psnr(frames[1], truth) > 20 and psnr(frames[0], ProceduralWorld(3).render(film.cameras[0]).image) > 22
     assert len(list(v.make_film(folder, "orbit", frames=2, size=32, sweep_deg=360.0))) == 2
+
+
+def test_pixels_at_outlines_are_taken_from_the_view_that_sees_them_better():
+    view = step_view()
+    moved = replace(view.camera, c2w=view.camera.c2w + F.pad(torch.tensor([[0.3], [0.0], [0.0], [0.0]]), (3, 0)))
+    alone, pair = v.merged_cloud([view]), v.merged_cloud([view, replace(step_view(), camera=moved)])
+    assert len(alone.points_world) == H * W  # nobody sees them better
+    assert 0 < 2 * H * W - len(pair.points_world) < 2 * (2 * (24 + 24) * 2 + 16)
+    inverse, edges = 1 / view.depth, torch.zeros(H, W, dtype=torch.bool)
+    centre = view.camera.unproject(view.depth)[24, 30]
+    seen = v.sees_inside(view.camera, inverse, edges, 0.02, torch.stack([centre, 1.5 * centre, -centre, centre + 9]))
+    assert seen.tolist() == [True, False, False, False]
+    assert not v.sees_inside(view.camera, inverse, ~edges, 0.02, centre[None]).any()
 
 
 def test_views_along_a_path():
