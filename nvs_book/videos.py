@@ -401,7 +401,8 @@ def split_outlines(
     distance, row, column = nearest_pixel(outline)
     behind = window(inverse, 1, False)
     near_side = inverse > (inverse[row, column] + behind[row, column]) / 2
-    hidden = near_side & (distance <= reach)
+    same = inverse - inverse[row, column] < step  # the floor before a wheel lies nearer, and hides nothing there
+    hidden = near_side & same & (distance <= reach)
     mixed = window(hidden.to(inverse), 2, True) > 0
     return hidden, ~near_side & ~mixed & (distance <= rim)
 
