@@ -617,9 +617,10 @@ def expected(
 # %% ../nbs/foundations/06_exercises.ipynb #write
 def _write(files: dict) -> None:  # path -> bytes
     "Write files, each in one piece, and none before all have been written."
-    waiting, path = {}, None
+    waiting, made, path = {}, [], None
     try:
         for path, data in files.items():
+            made += [folder for folder in path.parents if not folder.exists()]
             path.parent.mkdir(parents=True, exist_ok=True)
             aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
             with open(aside, "xb") as file:
@@ -631,11 +632,19 @@ def _write(files: dict) -> None:  # path -> bytes
             os.replace(aside, path)
             del waiting[aside]
     except OSError as e:
-        raise type(e)(f"cannot write {path}: {e.strerror or e}") from None
+        raise type(e)(e.errno, e.strerror or str(e), str(path)) from None
     finally:
-        for aside in waiting:
-            with contextlib.suppress(OSError):
-                aside.unlink()
+        _tidy(waiting, made)
+
+
+def _tidy(files, folders) -> None:
+    "Remove files that were not to stay, and folders that were made and have stayed empty."
+    for path in files:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    for folder in sorted(folders, key=lambda path: -len(path.parts)):
+        with contextlib.suppress(OSError):  # it holds something
+            folder.rmdir()
 
 # %% ../nbs/foundations/06_exercises.ipynb #progress-file
 COPIED = ("foundations", "methods", "systems")  # parts of the book that a student gets
@@ -685,7 +694,7 @@ def _note(name: str, passed: bool) -> int:  # -> how many tries it has been
         try:
             _write({path: json.dumps(record, indent=1).encode()})
         except OSError as e:
-            warnings.warn(f"progress is kept for this session only: {e}", stacklevel=3)
+            warnings.warn(f"progress is kept for this session only: cannot write {path}: {e.strerror}", stacklevel=3)
     return record[name]["tries"]
 
 # %% ../nbs/foundations/06_exercises.ipynb #progress
@@ -994,8 +1003,7 @@ def _edition(root: Path) -> dict:  # path in the copy -> (bytes, hash of its tex
             notebook = student_notebook(json.loads(path.read_text(encoding="utf-8")), name, set(names))
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"root: expected notebooks, cannot read {path}") from None
-        text = json.dumps([(cell["cell_type"], "".join(cell["source"])) for cell in notebook["cells"]])
-        files[name] = (json.dumps(notebook, indent=1, ensure_ascii=False).encode() + b"\n", _hash(text.encode()))
+        files[name] = (json.dumps(notebook, indent=1, ensure_ascii=False).encode() + b"\n", _text_hash(notebook))
     return files
 
 
@@ -1013,12 +1021,15 @@ class Edition:
     current: tuple = ()  # nothing to do
     kept: tuple = ()  # the student's own work, untouched
     beside: tuple = ()  # (the student's, the newer edition put beside it)
+    unknown: tuple = ()  # (the student's, this edition put beside it): nobody knows any more which edition it began with
 
     def __repr__(self):
         lines = [f"{self.folder}: the student's copy, edition {self.edition}"]
         for label, names in (("written", self.written), ("updated", self.updated), ("yours, kept as they are", self.kept)):
             lines += [f"  {label}: {len(names)}" + (f" ({', '.join(names)})" if len(names) < 6 else "")] if names else []
         lines += [f"  newer edition of {old}, which you have edited: {new}" for old, new in self.beside]
+        lines += ["  the record of what was written is lost or damaged; what differs from this edition:"] if self.unknown else []
+        lines += [f"    {old} is kept as it is, and this edition of it is {new}" for old, new in self.unknown]
         return "\n".join(lines if len(lines) > 1 else [lines[0] + ", up to date"])
 
 
@@ -1042,10 +1053,23 @@ def _disk(path: Path) -> str | None:  # hash
         raise type(e)(f"cannot read {path}: {e.strerror}") from None
 
 
-def _free(path: Path) -> Path:
-    "A name beside a file that nobody has."
+def _beside(path: Path, data: str) -> Path:
+    "A name beside a file that nobody has, or that holds this (a hash) already."
     names = (path.with_name(f"{path.stem}-new{n}{path.suffix}") for n in ("", *range(2, 10_000)))
-    return next(name for name in names if not name.exists())
+    return next(name for name in names if _disk(name) in (None, data))
+
+
+def _text_hash(notebook: dict) -> str:
+    "What the cells of a notebook say, as a hash; outputs do not count."
+    return _hash(json.dumps([(cell["cell_type"], "".join(cell["source"])) for cell in notebook["cells"]]).encode())
+
+
+def _text(path: Path) -> str:  # hash, or nothing where it is no notebook
+    "What the cells of a file say."
+    try:
+        return _text_hash(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 # %% ../nbs/foundations/06_exercises.ipynb #plan
 def _plan(folder: Path, name: str, data: bytes, text: str, record: dict | None) -> tuple:
@@ -1058,10 +1082,11 @@ def _plan(folder: Path, name: str, data: bytes, text: str, record: dict | None) 
     last = (record or {}).get("beside") or {}
     if text in ((record or {}).get("text"), last.get("text")):
         return "kept", None, record
-    place = folder / name
-    place = place.with_name(last["name"]) if last.get("name") else None
+    if not record and _text(path) == text:  # only run, or only its outputs differ
+        return "kept", None, {"hash": "", "text": text}
+    place = path.with_name(last["name"]) if last.get("name") else None
     if not place or _disk(place) != last["hash"]:  # the student may have worked in that one too
-        place = _free(path)
+        place = _beside(path, new["hash"])
     base = record or {"hash": "", "text": ""}
     return "beside", place, {**base, "beside": {"name": place.name, **new}}
 
@@ -1078,7 +1103,8 @@ def student_copy(
     for name, (data, text) in files.items():
         what, path, notes[name] = _plan(folder, name, data, text, record.get(name))
         writes.update({path: data} if path else {})
-        done.setdefault(what, []).append((name, path.relative_to(folder).as_posix()) if what == "beside" else name)
+        pair = (name, path.relative_to(folder).as_posix()) if what == "beside" else None
+        done.setdefault("unknown" if pair and not record else what, []).append(pair or name)
     edition = _hash("".join(text for _, text in files.values()).encode())[:8]
     stored = json.dumps({"edition": edition, "files": {**record, **notes}}, indent=1).encode()
     note = folder / ".nvs-book" / "edition.json"
@@ -1099,4 +1125,6 @@ def _check_folder(folder: Path, notebooks: Path) -> None:
     except OSError as e:
         raise type(e)(f"folder: cannot read {folder}: {e.strerror}") from None
     if others and not (folder / ".nvs-book").is_dir():
-        raise FileExistsError(f"folder: expected an empty folder or a student's copy, {folder} holds others: {others[0]}, …")
+        way = f"; if it is one that has lost its .nvs-book, make that folder in it again: mkdir {folder / '.nvs-book'}"
+        back = way if (folder / "index.ipynb").is_file() else ""
+        raise FileExistsError(f"folder: expected an empty folder or a student's copy, {folder} holds others: {others[0]}, …{back}")
