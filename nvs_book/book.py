@@ -288,11 +288,11 @@ def prerequisites(
     runs: list[ChapterRun],  # of all chapters
     library: str = "nvs_book",
 ) -> list[str]:  # numbers of chapters, such as 01
-    "The chapters whose modules a chapter's exported cells import, but for the plumbing (00)."
+    "The chapters before it whose modules a chapter's exported cells import, but for the plumbing (00)."
     code = "\n".join(cell.source for cell in run.notebook.cells if cell.cell_type == "code" and is_exported(cell.source))
     needed = set(re.findall(rf"^\s*from {library}\.(\w+) import", code, re.M))
     made = {module_of(other.notebook): other.name[:2] for other in runs if other.name != run.name}
-    return sorted(number for module, number in made.items() if module in needed and number != "00")
+    return sorted(number for module, number in made.items() if module in needed and "00" != number < run.name[:2])
 
 
 def reading_minutes(

@@ -1127,4 +1127,4 @@ def _check_folder(folder: Path, notebooks: Path) -> None:
     if others and not (folder / ".nvs-book").is_dir():
         way = f"; if it is one that has lost its .nvs-book, make that folder in it again: mkdir {folder / '.nvs-book'}"
         back = way if (folder / "index.ipynb").is_file() else ""
-        raise FileExistsError(f"folder: expected an empty folder or a student's copy, {folder} holds others: {others[0]}, …{back}")
+        raise FileExistsError(f"folder: expected an empty folder or a student's copy, {folder} holds {others[0]}, …{back}")
