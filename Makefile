@@ -46,7 +46,7 @@ readme: $(STAMP)  ## write the results that nbs/ holds into README.md, without r
 	@$(CLI) book --readme
 
 test: $(STAMP)  ## the whole test suite
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -n $${JOBS:-2} --dist loadgroup $(ARGS)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -n $${JOBS:-2} --dist loadfile $(ARGS)
 
 lab: $(STAMP)  ## JupyterLab on the student's copy, in student/: stubs to fill in, your work is never touched (ARGS=--source for nbs/)
 	@$(CLI) lab $(ARGS)

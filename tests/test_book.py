@@ -29,7 +29,6 @@ def built(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("book")  # one worker, so that the book runs once
 def test_every_chapter_runs_and_has_a_headline(built):
     code, folder = built
     runs = [book.read_run(path) for path in book.find_chapters(folder / "scratch" / "executed")]
@@ -59,7 +58,6 @@ class External(HTMLParser):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("book")  # one worker, so that the book runs once
 def test_site_is_whole_and_fetches_nothing_from_elsewhere(built):
     site = built[1] / "site"
     chapters = [path.relative_to(ROOT / "nbs").with_suffix(".html") for path in book.find_chapters(ROOT / "nbs")]
@@ -78,7 +76,6 @@ def test_site_is_whole_and_fetches_nothing_from_elsewhere(built):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("book")  # one worker, so that the book runs once
 def test_pages_hide_what_is_hidden_and_resolve_what_is_cited(built):
     site = built[1] / "site"
     for page in site.glob("*/[0-9]*.html"):
@@ -92,7 +89,6 @@ def test_pages_hide_what_is_hidden_and_resolve_what_is_cited(built):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("book")
 def test_search_knows_titles_and_names(built):
     text = (built[1] / "site" / "searchindex.js").read_text(encoding="utf-8")
     index = json.loads(text.removeprefix("Search.setIndex(").removesuffix(")"))
@@ -518,7 +514,6 @@ def contents_of(site: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("site")
 def test_site_built_twice_is_equal(tmp_path):
     "In two copies of the clone, in two folders, with other hash seeds, at other times, by one process and by two."
     clones, sites = [tmp_path / "one", tmp_path / "other-place"], []

@@ -21,7 +21,7 @@ from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 CHAPTER = "foundations/01_cameras.ipynb"
 SHOTS = os.environ.get("NVS_BOOK_SCREENSHOTS")  # a folder to keep pictures of each step in
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("lab")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ AXE = ROOT / "tests" / "vendor" / "axe-core" / "axe.min.js"
 WIDTHS = (390, 768, 1300, 1600)
 LIGHT, DARK = "light", "dark"
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]  # one worker, so that the site is built once
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="session")
