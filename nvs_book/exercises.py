@@ -718,7 +718,7 @@ class Progress:
         return "\n".join([self.head, *(f"{'✓' if done else '·'} {name}  {title}" for name, title, done, _ in self.rows)])
 
     def _repr_markdown_(self):
-        parts, lines = self.chapters(), ["| exercise | | done | tries |", "|---|---|---|---|"]
+        parts, lines = self.chapters(), ["| exercise | task | done | tries |", "|---|---|---|---|"]
         for chapter, part in parts.items():
             title = f"[{chapter}]({self.links[chapter]})" if chapter in self.links else chapter
             lines += [f"| **{title}** | | **{part.head}** | |"] if len(parts) > 1 else []
@@ -844,7 +844,7 @@ def misconceptions_table(
     if chapter is not None:
         check_choice("chapter", chapter, tuple(sorted({name.split(".")[0] for name in known})))
     tasks = sorted((t for t in EXERCISES.values() if chapter in (None, t.name.split(".")[0])), key=lambda t: _order(t.name, {}))
-    lines = ["| exercise | | right answers accepted | wrong ideas | named by their own message |", "|---|---|--:|--:|--:|"]
+    lines = ["| exercise | task | right answers accepted | wrong ideas | named by their own message |", "|---|---|--:|--:|--:|"]
     if chapter is not None:
         lines = ["| exercise | wrong idea | caught |", "|---|---|:-:|"]
     for task in tasks:
