@@ -62,6 +62,7 @@ html_js_files = [("book.js", {"defer": "defer"})]
 html_favicon = "static/favicon.svg"
 html_logo = "static/logo.svg"
 html_copy_source = False
+html_scaled_image_link = False
 html_domain_indices = False  # of modules: the reference lists them
 html_show_sourcelink = False
 html_context = {"default_mode": "auto"}

@@ -57,6 +57,7 @@ class Pictures:
         paths = sorted(folder.glob("*.png"))
         with ThreadPoolExecutor(2) as pool:
             self.made = {path.name: made for path, made in zip(paths, pool.map(convert, paths))}
+        self.made |= {path.name: (path.name, *Image.open(path).size) for path in folder.glob("*.gif")}
 
     def embedded(self, kind: str, data: str) -> tuple[str, int, int]:
         "A picture that stood in the page itself, as base64."
