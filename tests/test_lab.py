@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 pytest.importorskip("jupyterlab", reason="needs jupyterlab: pip install 'nvs_book[book]'")
-webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install 'nvs_book[dev]'")
+pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install 'nvs_book[dev]'")
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
@@ -53,21 +52,10 @@ def lab(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    driver = shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("needs chromium and chromedriver (Debian and Ubuntu: apt install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    quiet = ("disable-background-networking", "disable-component-update", "disable-sync", "no-first-run")
-    profile = tmp_path_factory.mktemp("chromium")
-    for flag in ("headless=new", "no-sandbox", "window-size=1300,900", f"user-data-dir={profile}", *quiet):
-        options.add_argument(f"--{flag}")
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    chrome.set_script_timeout(300)  # running a chapter is one call
-    yield chrome
-    chrome.quit()
+def browser(chromium):
+    chromium.set_window_size(1300, 900)
+    chromium.set_script_timeout(300)  # running a chapter is one call
+    return chromium
 
 
 class Notebook:
