@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -666,6 +667,49 @@ def test_a_full_disk_costs_a_warning_and_not_the_verdict(demo, monkeypatch):
     with pytest.warns(UserWarning, match="progress is kept for this session only: cannot write .*progress.json: No space left"):
         assert check("demo.9", torch.mm)
     assert demo.read_bytes() == kept and list(demo.parent.iterdir()) == [demo]
+
+
+def test_what_could_not_be_written_is_known_for_the_session(demo, monkeypatch):
+    check("demo.9", lambda a, b: a - b)
+    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="for this session only"):
+            check("demo.9", lambda a, b: a - b)
+    assert ("demo.9", "Compose two maps", False, 3) in progress("demo").rows  # not what the disk has
+    with pytest.warns(UserWarning, match="for this session only"):
+        assert check("demo.9", torch.mm)
+    assert "1 of 1 done" in repr(progress("demo"))
+    monkeypatch.undo()
+
+
+@pytest.mark.filterwarnings("ignore:progress of this session only")
+def test_a_record_that_may_not_be_read_costs_a_warning_and_stays(demo, monkeypatch):
+    demo.mkdir()  # to root every file is readable, but no folder
+    with pytest.warns(UserWarning, match="progress is kept for this session only: cannot read .*progress.json: Is a directory"):
+        assert check("demo.9", torch.mm)
+    assert demo.is_dir() and list(demo.parent.iterdir()) == [demo]
+    with pytest.warns(UserWarning, match="progress of this session only: cannot read"):
+        assert "1 of 1 done" in repr(progress("demo"))
+    demo.rmdir(), demo.write_text("nonsense")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(PermissionError(1, "Operation not permitted")))
+    with pytest.warns(UserWarning, match="cannot read .*: Operation not permitted"):
+        assert not check("demo.9", lambda a, b: a - b)
+    assert demo.read_text() == "nonsense"
+
+
+MANY = """
+from nvs_book import exercises
+import sys
+for number in range(60):
+    exercises._note(f"{sys.argv[1]}.{number}", True)
+"""
+
+
+def test_notebooks_that_are_checked_at_the_same_time_lose_nothing(demo):
+    words = [[sys.executable, "-c", MANY, name] for name in ("one", "two")]
+    programs = [subprocess.Popen(word, cwd=demo.parent.parent) for word in words]
+    assert [program.wait(120) for program in programs] == [0, 0]
+    assert len(json.loads(demo.read_text())) == 120
 
 
 def test_progress_is_by_chapter_and_links_to_it(demo, monkeypatch):
