@@ -5,8 +5,8 @@ __all__ = ['LAYOUTS', 'cos_sin', 'as_pairs', 'turn', 'check_places', 'check_feat
            'axial_angles', 'rope_axial', 'rope_1d', 'rope_2d', 'grid_positions', 'spatial_frequencies', 'rope_3d',
            'sincos_axial', 'sincos_2d', 'token_depth', 'token_points', 'fill_holes', 'prior_depth', 'split_heads',
            'merge_heads', 'attend', 'CrossAttention', 'RotaryCrossAttention', 'Mlp', 'GridSelfAttention',
-           'GridCrossAttention', 'check_block', 'check_heads', 'EncoderBlock', 'DecoderBlock', 'token_grid', 'sincos',
-           'plucker_tokens', 'camera_matrices', 'act', 'camera_attention', 'check_cameras']
+           'GridCrossAttention', 'check_block', 'check_heads', 'EncoderBlock', 'DecoderBlock', 'plucker_tokens',
+           'camera_matrices', 'act', 'camera_attention', 'check_cameras']
 
 # %% ../nbs/methods/11_rotary_attention.ipynb #import-math
 import math
@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
-from .cameras import Camera
+from .cameras import Camera, normalize_intrinsics, plucker, relative_pose
 from .checks import check_broadcast, check_choice, check_mask, check_number, check_same, check_tensor
+from .scenes import View
+from .synsin import rasterize_points
 
 # %% ../nbs/methods/11_rotary_attention.ipynb #cos-sin
 LAYOUTS = "half", "interleaved"
@@ -331,7 +333,7 @@ def attend(
     width, scale = max(q.shape[-1], v.shape[-1]), q.shape[-1] ** -0.5 if scale is None else scale
 
     def flat(x):  # the kernels want four dimensions, and features of one width
-        return F.pad(x, (0, width - x.shape[-1])).expand(*batch, -1, -1).reshape(-1, *batch[-1:], x.shape[-2], width)
+        return F.pad(x, (0, width - x.shape[-1])).expand(*batch, -1, -1).reshape(-1, *(batch[-1:] or (1,)), x.shape[-2], width)
 
     if mask is not None:
         mask = mask.expand(*batch[:-1], mask.shape[-1]).reshape(-1, 1, 1, mask.shape[-1])
@@ -522,40 +524,7 @@ class DecoderBlock(nn.Module):
         x = x + self.cross_attn(self.norm2(x), self.norm_y(memory), positions, memory_positions)
         return x + self.mlp(self.norm3(x))
 
-# %% ../nbs/methods/11_rotary_attention.ipynb #token-grid
-def token_grid(
-    height: int,  # tokens
-    width: int,  # tokens
-    device: torch.device | str = "cpu",
-) -> Int[Tensor, "n 2"]:  # row, column; row by row
-    "The row and the column of every token of a picture."
-    rows, columns = (torch.arange(n, device=device) for n in (height, width))
-    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).flatten(0, 1)
-
-
-def sincos(
-    positions: Float[Tensor, "*b n a"],  # any number of axes
-    frequencies: Float[Tensor, "f"],  # radians for each unit of position
-) -> Float[Tensor, "*b n c"]:  # c = 2 a f: for each axis all sines, then all cosines
-    "Absolute positions as sines and cosines, to be added to the tokens (eq. 12)."
-    angles = axial_angles(positions, frequencies).unflatten(-1, (positions.shape[-1], -1))
-    return torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
-
-
-def sincos_2d(
-    positions_yx: Float[Tensor, "*b n 2"],  # row, column
-    dim: int,  # features of a token, a multiple of 4
-    base: float = 10_000.0,
-) -> Float[Tensor, "*b n dim"]:  # the first half tells the column, the second the row
-    "The absolute code of ViT, MAE and DiT."
-    check_number("dim", dim, minimum=4, integer=True)
-    if dim % 4:
-        raise ValueError(f"dim: expected a multiple of 4 (sine and cosine for two axes), got {dim}")
-    dtype = positions_yx.dtype if positions_yx.is_floating_point() else torch.float32
-    frequencies = base ** (-torch.arange(dim // 4, dtype=dtype, device=positions_yx.device) / (dim // 4))
-    return sincos(positions_yx.flip(-1).to(dtype), frequencies)
-
-
+# %% ../nbs/methods/11_rotary_attention.ipynb #plucker-tokens
 def plucker_tokens(
     camera: Camera,  # a batch *b of cameras
     patch: int,  # side of a token's square of pixels
