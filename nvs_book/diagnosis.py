@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['NUMBER', 'Say', 'POSES', 'ORDERED', 'AXES', 'FUNCTIONS', 'MISSING', 'ALONG', 'UNFINISHED', 'OFFSETS', 'FACTORS',
            'POWERS', 'REDUCED', 'LEFT', 'INTRINSICS', 'NUMBERS', 'TENSORS', 'ALONG_ARGUMENT', 'ORDINALS', 'SECONDS',
-           'diagnose']
+           'leaves', 'plain_tensor', 'as_numbers', 'gaps', 'magnitude', 'difference', 'Trial', 'diagnose', 'quoted']
 
 # %% ../nbs/foundations/07_diagnosis.ipynb #import-dataclasses
 import dataclasses
@@ -28,44 +28,59 @@ def _parts(value):  # -> what a tuple, list, dictionary or dataclass holds, or N
     return list(value) if isinstance(value, tuple | list) else None
 
 
-def _leaves(value) -> list:
+def leaves(
+    value,  # a result of any kind
+) -> list:
     "The tensors and numbers of a result, in order."
     parts = _parts(value)
-    return [value] if parts is None else [leaf for part in parts for leaf in _leaves(part)]
+    return [value] if parts is None else [leaf for part in parts for leaf in leaves(part)]
 
 
 NUMBER = Tensor | int | float | np.number | np.bool_
 
 
-def _plain(value) -> Tensor:
+def plain_tensor(
+    value,  # a tensor or a number
+) -> Tensor:  # detached, dense
     "A result as a plain tensor on the CPU, to be compared."
     value = torch.as_tensor(value).detach()
     return (value.to_dense() if value.layout != torch.strided else value).cpu()
 
 
-def _numbers(value) -> Tensor:
+def as_numbers(
+    value,  # a tensor or a number
+) -> Tensor:  # float64; (…, 2) where it is complex
     "The same in double precision."
-    value = _plain(value)
+    value = plain_tensor(value)
     return torch.view_as_real(value).double() if value.is_complex() else value.double()
 
 # %% ../nbs/foundations/07_diagnosis.ipynb #same
 def _same(expected: Tensor, got: Tensor, tolerance: float) -> bool:  # both in double precision
     "Equal up to the tolerance; NaN equals NaN, an infinity itself."
-    return got.shape == expected.shape and not _gap(expected, got).gt(tolerance * _size(expected)).any()
+    return got.shape == expected.shape and not gaps(expected, got).gt(tolerance * magnitude(expected)).any()
 
 
-def _gap(expected: Tensor, got: Tensor) -> Tensor:  # infinite where only one is finite
-    "How far two tensors of one shape are apart, number by number."
+def gaps(
+    expected: Tensor,  # of any shape
+    got: Tensor,  # of the same shape
+) -> Tensor:  # of this shape; infinite where only one is finite
+    "How far two tensors of one shape are apart, number by number; NaN is 0 from NaN."
     gap = (expected - got).abs().nan_to_num(torch.inf, torch.inf)
     return torch.where((expected == got) | (expected.isnan() & got.isnan()), 0.0, gap)
 
 
-def _size(expected: Tensor) -> float:
+def magnitude(
+    expected: Tensor,  # of any shape
+) -> float:
     "How large the numbers are; 1 at least."
     return float(expected.nan_to_num(0.0, 0.0, 0.0).abs().amax().clamp(min=1.0)) if expected.numel() else 1.0
 
 
-def _difference(expected, got, tolerance: float):  # -> None, or what differs, in words
+def difference(
+    expected,  # the right result
+    got,  # another
+    tolerance: float,  # largest gap allowed, relative to the size of the numbers
+):  # -> None, or what differs, in words
     "What differs between two results."
     parts = _parts(expected)
     if parts is not None:
@@ -73,13 +88,13 @@ def _difference(expected, got, tolerance: float):  # -> None, or what differs, i
         if others is None or len(others) != len(parts):
             came = len(others) if others is not None else f"one {type(got).__name__}"
             return f"expected {len(parts)} results, got {came}"
-        return next((d for e, g in zip(parts, others) if (d := _difference(e, g, tolerance))), None)
+        return next((d for e, g in zip(parts, others) if (d := difference(e, g, tolerance))), None)
     if isinstance(expected, str | None):
         return None if expected == got else f"expected {expected!r}, got {got!r}"
-    expected = _plain(expected)
+    expected = plain_tensor(expected)
     if not isinstance(got, NUMBER):
         return f"expected a tensor of shape {tuple(expected.shape)}, got {type(got).__name__}"
-    return _tensor_difference(_numbers(expected), _numbers(got), tolerance)
+    return _tensor_difference(as_numbers(expected), as_numbers(got), tolerance)
 
 
 def _tensor_difference(expected: Tensor, got: Tensor, tolerance: float):  # -> None, or what differs, in words
@@ -90,16 +105,16 @@ def _tensor_difference(expected: Tensor, got: Tensor, tolerance: float):  # -> N
         return None
     if (got.isnan() != expected.isnan()).any():
         return f"{int(got.isnan().sum())} values are NaN where {int(expected.isnan().sum())} were expected"
-    return f"largest difference {_gap(expected, got).max():.3g}"
+    return f"largest difference {gaps(expected, got).max():.3g}"
 
 # %% ../nbs/foundations/07_diagnosis.ipynb #trial
 @dataclass(frozen=True)
-class _Trial:
+class Trial:
     "What an answer gave on one case."
-    label: str
-    arguments: tuple
-    expected: object
-    got: object = None
+    label: str  # of the case
+    arguments: tuple  # as the answer got them
+    expected: object  # the right result
+    got: object = None  # the answer's
     error: Exception | None = None  # what it raised
     differs: str | None = None  # in words; None where it is right
     touched: tuple = ()  # positions of the arguments that it changed
@@ -119,7 +134,7 @@ def _close(candidate: Tensor, got: Tensor, tolerance: float) -> bool:
     if candidate.shape != got.shape or not candidate.numel():
         return False
     size = candidate.nan_to_num(0.0, 0.0, 0.0).abs().amax().clamp(min=1e-9)
-    return not _gap(candidate, got).gt(max(tolerance, 1e-4) * size).any()
+    return not gaps(candidate, got).gt(max(tolerance, 1e-4) * size).any()
 
 
 def _explains(make: Callable, pairs: list, tolerance: float) -> bool:
@@ -137,7 +152,7 @@ def _accounts(candidate: Tensor, expected: Tensor, got: Tensor, tolerance: float
         return False
     if expected.shape != got.shape:
         return True
-    return not _gap(candidate, got).amax() > 0.1 * _gap(expected, got).amax()
+    return not gaps(candidate, got).amax() > 0.1 * gaps(expected, got).amax()
 
 
 def _wrong_pairs(pairs: list, tolerance: float) -> list:
@@ -366,6 +381,12 @@ def _finite(pairs: list) -> tuple[Tensor, Tensor]:
     return e[keep], g[keep]
 
 
+def _distinct(values: Tensor) -> int:  # (n,)
+    "How many numbers are really different: a case that repeats another one's numbers proves nothing."
+    steps = values.sort().values.diff()
+    return 1 + int((steps > 1e-3 * steps.sum()).sum())
+
+
 def _constant(pairs: list, tolerance: float, known_only: bool = False) -> str | None:
     "One offset, factor or straight line for all numbers."
     wrong = _wrong_pairs(pairs, tolerance)
@@ -374,13 +395,13 @@ def _constant(pairs: list, tolerance: float, known_only: bool = False) -> str | 
     e, g = _finite(wrong)
     if len(e) == 0:
         return None
-    enough = not known_only and len(e) >= 3 and float(e.std()) > 1e-6
+    enough = not known_only and _distinct(e) >= 3 and float(e.std()) > 1e-6
     offset, factor = (g - e).median(), (g * e).sum() / (e * e).sum().clamp(min=1e-300)
     for make, said in ((lambda v: v + offset, _offset(float(offset))), (lambda v: v * factor, _factor(float(factor)))):
         if (enough or said[1]) and _explains(make, wrong, tolerance):
             text = f"{said[0]}: {said[1] or 'a constant is missing, or too much'}."
             return text.replace("All numbers are", "The number is") if all(v.numel() == 1 for _, v in wrong) else text
-    return _straight(e, g, wrong, tolerance) if enough and len(e) >= 5 else None
+    return _straight(e, g, wrong, tolerance) if enough and _distinct(e) >= 5 else None
 
 
 def _offset(value: float) -> tuple:  # what is said, and what the constant is known as
@@ -405,16 +426,17 @@ def _straight(e: Tensor, g: Tensor, wrong: list, tolerance: float) -> str | None
 
 def _each_component(pairs: list, tolerance: float) -> str | None:
     "An offset or a factor of its own for each component of the last dimension."
-    wrong = [(e, g) for e, g in pairs if not _same(e, g, tolerance)]
+    wrong = _wrong_pairs(pairs, tolerance)
     last = {e.shape[-1] if e.ndim else 0 for e, g in wrong if e.shape == g.shape}
     if len(last) != 1 or not last <= set(AXES) or any(e.shape != g.shape or e.numel() < 3 * e.shape[-1] for e, g in wrong):
         return None
     axes = AXES[last.pop()]
     e, g = (torch.cat([p[i].reshape(-1, len(axes)) for p in wrong]) for i in (0, 1))
     keep = (e.isfinite() & g.isfinite()).all(-1)
-    if keep.sum() < 3:
-        return None
     e, g = e[keep], g[keep]
+    counts = [_distinct(column) for column in e.T]
+    if len(e) == 0 or max(counts) < 3:
+        return None
     offset, factor = (g - e).median(0).values, (g * e).sum(0) / (e * e).sum(0).clamp(min=1e-300)
     for values, make, word, none in (
         (offset, lambda v: v + offset, "off by", 0.0),
@@ -426,7 +448,7 @@ def _each_component(pairs: list, tolerance: float) -> str | None:
             return f"{_listed(parts)} everywhere{': ' + known.pop() if len(known) == 1 else ''}."
     slope = ((e - e.mean(0)) * (g - g.mean(0))).sum(0) / ((e - e.mean(0)) ** 2).sum(0)
     shift = g.mean(0) - slope * e.mean(0)
-    if keep.sum() < 5 or slope.abs().min() < 1e-6 or not _explains(lambda v: v * slope + shift, wrong, tolerance):
+    if min(counts) < 5 or slope.abs().min() < 1e-6 or not _explains(lambda v: v * slope + shift, wrong, tolerance):
         return None
     parts = [f"{a} is {float(m):.4g} times what is expected, {float(b):+.4g}" for a, m, b in zip(axes, slope, shift)]
     return f"{_listed(parts)}: another scale and another zero (pixels or normalised coordinates)."
@@ -443,19 +465,19 @@ def _explains_each(make: Callable, trials: list, tolerance: float) -> bool:
     return hit
 
 
-def _pairs(trial: _Trial) -> list:  # of (expected, got), empty where they cannot be compared
+def _pairs(trial: Trial) -> list:  # of (expected, got), empty where they cannot be compared
     "The results of a case, expected beside got."
-    expected, got = _leaves(trial.expected), _leaves(trial.got)
+    expected, got = leaves(trial.expected), leaves(trial.got)
     numbers = all(isinstance(v, NUMBER) for v in (*expected, *got))
-    return [(_numbers(e), _numbers(g)) for e, g in zip(expected, got)] if numbers and len(expected) == len(got) else []
+    return [(as_numbers(e), as_numbers(g)) for e, g in zip(expected, got)] if numbers and len(expected) == len(got) else []
 
 
 def _sizes(value) -> list[tuple]:
     "The shapes of an argument's tensors."
-    return [tuple(leaf.shape) for leaf in _leaves(value) if isinstance(leaf, Tensor)]
+    return [tuple(leaf.shape) for leaf in leaves(value) if isinstance(leaf, Tensor)]
 
 
-def _count(trial: _Trial, i: int, k: int, span: tuple) -> int:
+def _count(trial: Trial, i: int, k: int, span: tuple) -> int:
     "How many entries an argument's tensor has along dimensions, counted from the end; 0 where there is none."
     sizes = _sizes(trial.arguments[i])
     return math.prod(sizes[k][slice(*span)]) if len(sizes) > k else 0
@@ -507,7 +529,7 @@ def _features(value, name: str) -> dict:  # label -> tensor
     "What may be a factor of a result: an argument, its components, its length."
     if isinstance(value, bool) or not isinstance(value, Tensor | int | float):
         return {}
-    value = _numbers(value)
+    value = as_numbers(value)
     found, last = {f"`{name}`": value}, value.shape[-1] if value.ndim else 0
     if last in AXES:
         found |= {f"the {axis} of `{name}`": value[..., k] for k, axis in enumerate(AXES[last])}
@@ -791,7 +813,7 @@ def _replaced(arguments: tuple, changes: dict) -> tuple:
     return tuple(changes.get(i, value) for i, value in enumerate(arguments))
 
 
-def _argument_ideas(trial: _Trial, names: list) -> list[Say]:
+def _argument_ideas(trial: Trial, names: list) -> list[Say]:
     "Sentences, each with the arguments that a slip would make of the right ones."
     says, values = [], trial.arguments
     for i, j in itertools.combinations(range(len(values)), 2):
@@ -840,7 +862,7 @@ def _same_again(value):
     return value
 
 
-def _axis_ideas(trial: _Trial) -> list:  # of (sentence, what is done to the arguments, what is done to the result)
+def _axis_ideas(trial: Trial) -> list:  # of (sentence, what is done to the arguments, what is done to the result)
     "The right function along another dimension, or from the other end; dimensions are counted from the front."
     def every(function, least):
         return lambda a: tuple(function(v) if isinstance(v, Tensor) and v.ndim >= least else v for v in a)
@@ -903,7 +925,7 @@ def _unused(trials: list, names: list, reference: Callable, answer: Callable, un
             except Exception:
                 break
             try:
-                moved = moved or _difference(trial.expected, reference(*arguments), 1e-6) is not None
+                moved = moved or difference(trial.expected, reference(*arguments), 1e-6) is not None
             except Exception:
                 continue
         else:
@@ -914,17 +936,17 @@ def _unused(trials: list, names: list, reference: Callable, answer: Callable, un
 
 def _unmoved(before, after) -> bool:
     "Whether every single number stayed the same."
-    pairs = [(_numbers(a), _numbers(b)) for a, b in zip(_leaves(before), _leaves(after))]
-    return all(a.shape == b.shape and not _gap(a, b).gt(1e-7 * a.abs().nan_to_num(0.0, 0.0, 0.0)).any() for a, b in pairs)
+    pairs = [(as_numbers(a), as_numbers(b)) for a, b in zip(leaves(before), leaves(after))]
+    return all(a.shape == b.shape and not gaps(a, b).gt(1e-7 * a.abs().nan_to_num(0.0, 0.0, 0.0)).any() for a, b in pairs)
 
 
-def _unsteady(trial: _Trial, tolerance: float, answer: Callable) -> str | None:
+def _unsteady(trial: Trial, tolerance: float, answer: Callable) -> str | None:
     "An answer that gives another result the second time."
-    if any(isinstance(leaf, torch.Generator) for leaf in _leaves(trial.arguments)):
+    if any(isinstance(leaf, torch.Generator) for leaf in leaves(trial.arguments)):
         return None
     try:
         again = [answer(*trial.arguments, seed=seed) for seed in (0, 1)]
-        if _difference(again[0], again[1], tolerance) is None and _difference(trial.got, again[0], tolerance) is None:
+        if difference(again[0], again[1], tolerance) is None and difference(trial.got, again[0], tolerance) is None:
             return None
     except Exception:
         return None
@@ -941,14 +963,14 @@ def _where(failed: list, names: list, tolerance: float) -> str | None:
     return said.pop() if len(said) == 1 else None
 
 
-def _wrong_place(trial: _Trial, names: list, tolerance: float) -> str | None:
+def _wrong_place(trial: Trial, names: list, tolerance: float) -> str | None:
     "Where the wrong numbers of one case are."
     pairs = _pairs(trial)
     bad = [k for k, (e, g) in enumerate(pairs) if not _same(e, g, tolerance)]
     if not bad or pairs[bad[0]][0].shape != pairs[bad[0]][1].shape:
         return None
     e, g = pairs[bad[0]]
-    wrong = _gap(e, g) > tolerance * _size(e)
+    wrong = gaps(e, g) > tolerance * magnitude(e)
     which = f"the {ORDINALS[bad[0] % 6]} result" if len(pairs) > 1 else "the result"
     rest = " The other results are right." if len(bad) == 1 < len(pairs) else ""
     said = _special(e, g, wrong) or _at_argument(trial, names, e, g, wrong) or _at_pose(wrong) or _at_index(wrong)
@@ -969,7 +991,7 @@ def _same_places(a: Tensor, b: Tensor) -> bool:
     return bool(a.any()) and not bool(a.all()) and torch.equal(a, b)
 
 
-def _at_argument(trial: _Trial, names: list, e: Tensor, g: Tensor, wrong: Tensor) -> str | None:
+def _at_argument(trial: Trial, names: list, e: Tensor, g: Tensor, wrong: Tensor) -> str | None:
     "The wrong numbers are where a mask says so, or NaN and infinite ones where an argument is 0, or anywhere."
     broken = wrong & ~g.isfinite() & e.isfinite()
     all_broken = torch.equal(broken, wrong)
@@ -977,7 +999,7 @@ def _at_argument(trial: _Trial, names: list, e: Tensor, g: Tensor, wrong: Tensor
     for name, value in zip(names, trial.arguments):
         if not isinstance(value, Tensor) or not value.numel() or value.ndim == 0:
             continue
-        v = _plain(value)
+        v = plain_tensor(value)
         tests = {"true": v, "false": ~v} if v.dtype == torch.bool else {"0": v == 0} if all_broken else {}
         for word, test in tests.items():
             if 0 < int(test.sum()) < test.numel() and any(torch.equal(wrong, mark) for mark in _marks(test, wrong)):
@@ -1051,14 +1073,16 @@ def diagnose(
     except Exception:  # a diagnosis may fail; the verdict may not
         said = None
     if said and right:
-        return f"{said} Right for {_cases(right)}, but not for {_cases([t.label for t in failed])}."
+        return f"{said} Right for {quoted(right)}, but not for {quoted([t.label for t in failed])}."
     said = said or f"In “{failed[0].label}”: {failed[0].differs}."
     if right:
-        return f"Right for {_cases(right)}, but not for {_cases([t.label for t in failed])}. {said}"
+        return f"Right for {quoted(right)}, but not for {quoted([t.label for t in failed])}. {said}"
     return said if raised or not said.startswith("In “") else f"Not yet. {said}"
 
 
-def _cases(labels: list) -> str:
+def quoted(
+    labels: list,  # of cases
+) -> str:
     "Labels of cases, not too many."
     more = [f"{len(labels) - 3} more"] if len(labels) > 4 else []
     return _listed([f"“{label}”" for label in labels[: 3 if more else 4]] + more)
@@ -1095,7 +1119,7 @@ def _one_result(failed: list, names: list, tolerance: float) -> str | None:
     "The same relations for each of several results on its own."
     count = len(_pairs(failed[0]))
     for k in range(count if count > 1 else 0):
-        alone = [dataclasses.replace(t, expected=_leaves(t.expected)[k], got=_leaves(t.got)[k]) for t in failed]
+        alone = [dataclasses.replace(t, expected=leaves(t.expected)[k], got=leaves(t.got)[k]) for t in failed]
         alone = [t for t in alone if _wrong_pairs(_pairs(t), tolerance)]
         pairs = [p for t in alone for p in _pairs(t)]
         steps = (
@@ -1158,7 +1182,7 @@ def _swapped_results(failed: list, tolerance: float) -> str | None:
         if not parts or not others or len(parts) != len(others):
             return None
         if not any(
-            _difference(parts, [others[i] for i in order], tolerance) is None
+            difference(parts, [others[i] for i in order], tolerance) is None
             for order in itertools.permutations(range(len(parts)))
         ):
             return None
@@ -1168,7 +1192,7 @@ def _swapped_results(failed: list, tolerance: float) -> str | None:
 def _nearly(pairs: list, tolerance: float) -> str | None:
     "How far off, where most numbers are, and all by little."
     wrong = _wrong_pairs(pairs, tolerance)
-    if any(e.shape != g.shape or _gap(e, g).isinf().any() for e, g in wrong):
+    if any(e.shape != g.shape or gaps(e, g).isinf().any() for e, g in wrong):
         return None
     e, g = _finite(wrong)
     off = float((g - e).abs().max() / e.abs().max().clamp(min=1e-12)) if len(e) >= 8 else 1.0
@@ -1177,7 +1201,7 @@ def _nearly(pairs: list, tolerance: float) -> str | None:
     return f"Nearly right: off by {100 * off:.2g} % at most. An inexact constant, an epsilon too large, or a low precision."
 
 
-def _unfit(trial: _Trial) -> str | None:
+def _unfit(trial: Trial) -> str | None:
     "Results that are no numbers, or not as many as expected."
     if isinstance(trial.expected, str):
         return f"Expected: {trial.expected}; yours: {trial.got}."
@@ -1188,16 +1212,16 @@ def _unfit(trial: _Trial) -> str | None:
         return f"One result is expected, yours are {len(others)}: return it alone, not in a {type(trial.got).__name__}."
     if parts is not None and len(parts) != len(others):
         return f"{len(parts)} results are expected, yours are {len(others)}."
-    if any(v is None for v in _leaves(trial.got)):
+    if any(v is None for v in leaves(trial.got)):
         return "One of the results is None: it was never computed, or its `return` is missing."
-    kind = next((type(v).__name__ for v in _leaves(trial.got) if not isinstance(v, NUMBER)), None)
+    kind = next((type(v).__name__ for v in leaves(trial.got) if not isinstance(v, NUMBER)), None)
     return (
         kind
         and f"A torch tensor is expected, yours is of the type {kind}: return a tensor (torch.tensor, torch.stack, from_numpy)."
     )
 
 
-def _raised(trial: _Trial, trials: list) -> str:
+def _raised(trial: Trial, trials: list) -> str:
     "What an answer raised, and what that says."
     said = f"In “{trial.label}”: {trial.differs}."
     right = [t for t in trials if not t.differs]

@@ -4,7 +4,7 @@
 __all__ = ['EXERCISES', 'EMPTY', 'SEED', 'BLUE', 'ORANGE', 'LARGEST', 'COPIED', 'UNTRIED', 'SOLUTION', 'DIRECTIVE_LINE',
            'NOT_RUN', 'Exercise', 'exercise', 'judge', 'draw_images', 'draw_points', 'draw_curves', 'draw_matrices',
            'draw_poses', 'load_exercises', 'Picture', 'expected', 'Progress', 'progress', 'Verdict', 'check', 'Table',
-           'proof', 'misconceptions_table', 'stub', 'student_notebook', 'Edition', 'student_copy']
+           'proof', 'misconceptions_table', 'stub', 'student_notebook', 'find_book', 'Edition', 'student_copy']
 
 # %% ../nbs/foundations/06_exercises.ipynb #import-ast
 import ast
@@ -34,7 +34,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from .checks import check_choice, check_number
-from .diagnosis import _leaves, _plain, _numbers, _gap, _size, _difference, _Trial, _cases, diagnose
+from .diagnosis import Trial, as_numbers, diagnose, difference, gaps, leaves, magnitude, plain_tensor, quoted
 
 # %% ../nbs/foundations/06_exercises.ipynb #exercise
 @dataclass(frozen=True)
@@ -209,28 +209,28 @@ def _call(task: Exercise, answer: Callable, arguments: tuple, guard: str = "", s
             return (task.run(guarded, *arguments) if task.run else guarded(*arguments)), arguments
 
 # %% ../nbs/foundations/06_exercises.ipynb #try
-def _try(task: Exercise, answer: Callable, label: str, arguments: tuple, guard: str, stream=None) -> _Trial:
+def _try(task: Exercise, answer: Callable, label: str, arguments: tuple, guard: str, stream=None) -> Trial:
     "Run an answer on a case, beside the reference."
     expected, after = _call(task, task.reference, arguments)
-    kept = [_difference(a, b, 0.0) is None if _comparable(a) else True for a, b in zip(arguments, after)]
+    kept = [difference(a, b, 0.0) is None if _comparable(a) else True for a, b in zip(arguments, after)]
     try:
         got, mine = _call(task, answer, arguments, guard, stream)
     except (KeyboardInterrupt, _Borrowed, _TooLong, NotImplementedError):
         raise
     except BaseException as e:  # whatever a student's function raises, sys.exit() too, is part of the answer to the student
-        return _Trial(label, arguments, expected, None, e, f"your function raised {type(e).__name__}: {e}".strip().rstrip(":"))
+        return Trial(label, arguments, expected, None, e, f"your function raised {type(e).__name__}: {e}".strip().rstrip(":"))
     touched = tuple(i for i, (a, b, k) in enumerate(zip(arguments, mine, kept))
-                    if k and _comparable(a) and _difference(a, b, 0.0) is not None)
+                    if k and _comparable(a) and difference(a, b, 0.0) is not None)
     try:
-        differs = _difference(expected, got, task.tolerance)
+        differs = difference(expected, got, task.tolerance)
     except (TypeError, ValueError, RuntimeError) as e:
         differs = f"the result cannot be compared: {type(e).__name__}: {e}"
-    return _Trial(label, arguments, expected, got, None, differs, touched)
+    return Trial(label, arguments, expected, got, None, differs, touched)
 
 
 def _comparable(value) -> bool:
     "Whether an argument is made of tensors and numbers only."
-    return all(isinstance(leaf, Tensor | int | float) for leaf in _leaves(value))
+    return all(isinstance(leaf, Tensor | int | float) for leaf in leaves(value))
 
 # %% ../nbs/foundations/06_exercises.ipynb #outcome
 def _outcome(task: Exercise, function: Callable, arguments: tuple):
@@ -251,7 +251,7 @@ def _agrees(task: Exercise, idea: Callable, trials: list, known: dict) -> bool:
         if trial.error is not None:
             return result == type(trial.error).__name__
         try:
-            return _difference(result, trial.got, task.tolerance) is None
+            return difference(result, trial.got, task.tolerance) is None
         except (TypeError, ValueError, RuntimeError):
             return False
 
@@ -266,7 +266,7 @@ def _named_idea(task: Exercise, trials: list, known: dict) -> str | None:
     if found or not failed or len(failed) == len(trials):
         return found
     found = next((message for message, idea in ideas if _agrees(task, idea, failed, known)), None)
-    return found and f"For {_cases([t.label for t in failed])}: {found}"
+    return found and f"For {quoted([t.label for t in failed])}: {found}"
 
 # %% ../nbs/foundations/06_exercises.ipynb #is-stub
 EMPTY = "The stub is still empty."
@@ -300,7 +300,7 @@ class _Finding:
     "What `judge` found, with the first case that fails."
     passed: bool
     message: str
-    trial: _Trial | None = None
+    trial: Trial | None = None
 
 
 def _judge(
@@ -362,7 +362,7 @@ def _explained(task: Exercise, answer: Callable, trials: list) -> str:
 SEED = 718_281_828  # of the further inputs on which a diagnosis must hold
 
 
-def _touching(answer: Callable, trial: _Trial) -> str:
+def _touching(answer: Callable, trial: Trial) -> str:
     "What to say of an answer that writes into its arguments."
     names = ", ".join(f"`{_argument(answer, i)}`" for i in trial.touched)
     return (f"The result is right, but the function writes into its argument {names} (an operation ending in _, or an assignment "
@@ -393,8 +393,8 @@ BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe-Ito
 
 def _tensor(value) -> Tensor | None:
     "The first tensor of a result."
-    found = next((leaf for leaf in _leaves(value) if isinstance(leaf, Tensor)), None)
-    return None if found is None else _plain(found).float()
+    found = next((leaf for leaf in leaves(value) if isinstance(leaf, Tensor)), None)
+    return None if found is None else plain_tensor(found).float()
 
 
 def _axes(columns: int, title: str, height: float = 2.4, **options):
@@ -487,9 +487,9 @@ def draw_curves(
     figure, (ax,) = _axes(1, title)
     for value, look in ((expected, {"color": BLUE, "marker": "o", "label": "expected"}),
                         (got, {"color": ORANGE, "marker": "x", "linestyle": "--", "label": "yours"})):
-        values = None if value is None else _tensor(value if isinstance(value, Tensor) else torch.as_tensor(_leaves(value)[0]))
+        values = None if value is None else _tensor(value if isinstance(value, Tensor) else torch.as_tensor(leaves(value)[0]))
         for i, row in enumerate([] if values is None else values.reshape(-1, values.shape[-1] if values.ndim else 1)[:3]):
-            at = range(len(row)) if x is None or len(x) != len(row) else _plain(x)
+            at = range(len(row)) if x is None or len(x) != len(row) else plain_tensor(x)
             ax.plot(at, row, linewidth=1, markersize=4, **{**look, "label": look["label"] if i == 0 else None})
     ax.set_xlabel(xlabel, fontsize=8), ax.set_ylabel(ylabel, fontsize=8), ax.legend(fontsize=7)
     return figure
@@ -508,7 +508,7 @@ def draw_matrices(
         ax.set_axis_off(), ax.set_title(label, fontsize=8)
         cells = ax.table([[f"{x:.3g}" for x in row] for row in value.tolist()], loc="center", cellLoc="center")
         cells.auto_set_font_size(False), cells.set_fontsize(8)
-        wrong = torch.zeros(value.shape) if value.shape != sets[0].shape else _gap(sets[0], value) > 1e-4 * _size(sets[0])
+        wrong = torch.zeros(value.shape) if value.shape != sets[0].shape else gaps(sets[0], value) > 1e-4 * magnitude(sets[0])
         for i, j in wrong.nonzero().tolist():
             cells[i, j].get_text().set_color(ORANGE), cells[i, j].get_text().set_weight("bold")
     return figure
@@ -598,10 +598,10 @@ def _summary(value) -> str:
     def one(leaf):
         if not isinstance(leaf, Tensor):
             return f"{leaf:.4g}" if isinstance(leaf, float) else repr(leaf)
-        first = ", ".join(f"{x:.4g}" for x in _numbers(leaf).flatten()[:4].tolist())
+        first = ", ".join(f"{x:.4g}" for x in as_numbers(leaf).flatten()[:4].tolist())
         return f"shape {tuple(leaf.shape)}: {first}{', …' if leaf.numel() > 4 else ''}"
 
-    return "; ".join(map(one, _leaves(value)))
+    return "; ".join(map(one, leaves(value)))
 
 
 def expected(
@@ -1019,7 +1019,9 @@ def student_notebook(
     return {**notebook, "cells": [cell for cell in cells if cell]}
 
 # %% ../nbs/foundations/06_exercises.ipynb #book
-def _book(root) -> Path:
+def find_book(
+    root=None,  # the folder that holds nbs/; None: looked for
+) -> Path:  # that folder
     "The folder whose `nbs/` holds the book: a clone around the working folder or the package, or the package itself."
     own = Path(sys.modules["nvs_book"].__file__).resolve().parent
     clones = (folder for folder in (Path.cwd(), *Path.cwd().parents, own.parent) if (folder / "settings.ini").is_file())
@@ -1133,7 +1135,7 @@ def student_copy(
     root=None,  # the folder that holds nbs/; None: the clone at hand, or the package
 ) -> Edition:  # what was written, updated, kept
     "Write or update a student's copy of the book; what the student has edited is never touched."
-    home, folder = _book(root), Path(folder)
+    home, folder = find_book(root), Path(folder)
     _check_folder(folder, home / "nbs")
     files = _edition(home)
     record, done, writes, notes = _read_edition(folder), {}, {}, {}
