@@ -126,6 +126,9 @@ exercise(
             lambda t, K: _z_depth(t, K, axes=(1.0, 0.0)),
         "Only y counts here: a pixel left or right of the principal point is off the axis as well.":
             lambda t, K: _z_depth(t, K, axes=(0.0, 1.0)),
+        "Two cosines were multiplied, one for x and one for y: (1 + x²)(1 + y²) has x² y² too much. The ray's length is "
+        "sqrt(1 + x² + y²).":
+            lambda t, K: _z_depth(_z_depth(t, K, axes=(1.0, 0.0)), K, axes=(0.0, 1.0)),
         "Pixels aren't metres: divide x - cx by fx and y - cy by fy before they are set beside 1.":
             lambda t, K: _z_depth(t, K, axes=(K[0, 0] ** 2, K[1, 1] ** 2)),
         "Unknown is NaN and stays NaN: a zero would become a point in the camera's centre.":
@@ -690,7 +693,7 @@ def _surround_cases(g):
     poles = draw(4)
     poles[1], poles[2] = torch.tensor([0.0, 0, 2]), torch.tensor([0.0, 0, -1.5])
     return {"one straight above and one below, among others": (poles,), "three cameras": (draw(3),), "five cameras": (draw(5),),
-            "two cameras nearly above and below": (torch.tensor([[0.1, 0.0, 2.0], [0.0, -0.01, -2.0]]),),
+            "two cameras nearly above and below": (torch.tensor([[0.1, 0.0, 2.0], [0.0, -0.004, -2.0]]),),
             "a single camera (3,)": (draw(),), "a batch (2, 3, 3)": (draw(2, 3),)}
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .exercises import draw_images, exercise
-from .metrics import _squared_distances, chamfer, f_score, nearest, psnr, ssim, ssim_map
+from .metrics import chamfer, f_score, nearest, psnr, squared_distances, ssim, ssim_map
 from .training import current_device
 
 # %% ../nbs/exercises/03_metrics_exercises.ipynb #set-psnr
@@ -62,6 +62,8 @@ exercise(
             lambda a, b, m, r: (lambda e, n: _psnr_from((e.sum((1, 2, 3)) / n).mean(), r))(*_pixels(a, b, m)),
         "Divide by what counts, not by all pixels: the zeros outside the mask make every picture look better than it is.":
             lambda a, b, m, r: _psnr_from(_pixels(a, b, m)[0].mean((1, 2, 3)), r).mean(),
+        "The squared errors were added up: PSNR needs their mean, over what counts.":
+            lambda a, b, m, r: _psnr_from(_pixels(a, b, m)[0].sum((1, 2, 3)), r).mean(),
         "A pixel is three numbers: the mean runs over pixels times channels (this is 4.77 dB too low).":
             lambda a, b, m, r: (lambda e, n: _psnr_from(3 * e.sum((1, 2, 3)) / n, r).mean())(*_pixels(a, b, m)),
         "This divides by 3 twice: sum over pixels and channels, divide by 3 times the pixels that count (4.77 dB too high).":
@@ -406,8 +408,16 @@ exercise(
             _through(lambda x, y: (lambda s: (s, y.mean() - s * x.mean()))((x * y).sum() / (x * x).sum())),
         "This is the scale as the mean of ratios, which is no least squares.":
             _through(lambda x, y: ((y / x).mean(), 0.0)),
+        "This is the scale as the median of ratios, and no shift. Asked for are scale and shift by least squares.":
+            _through(lambda x, y: ((y / x).median(), 0.0)),
+        "This brings the smallest to the smallest and the largest to the largest: two pixels decide. Least squares asks all.":
+            _through(lambda x, y: (lambda s: (s, y.min() - s * x.min()))((y.max() - y.min()) / (x.max() - x.min()))),
         "Unknown pixels take part: one NaN makes everything NaN. Fit on the pixels with known depth.":
             lambda d, z, m: 1 / (lambda s, t: (s * d + t).clamp(min=1 / m))(*_fit(d, 1 / z)),
+        "Unknown pixels take part as if they lay at max_depth: leave them out of the fit.":
+            lambda d, z, m: _aligned_depth(d, z.nan_to_num(m), m),
+        "The truth was clamped at max_depth before the fit: all known pixels take part as they are.":
+            lambda d, z, m: _aligned_depth(d, z.clamp(max=m), m),
         "Unknown pixels take part as disparity 0: leave them out of the fit.":
             lambda d, z, m: 1 / _aligned_disparity(d, z, m, unknown=0.0).clamp(min=1 / m),
         "This is the aligned disparity: invert it, to have metres.":
@@ -422,6 +432,8 @@ exercise(
             lambda d, z, m: 1 / _aligned_disparity(d, z, m).abs().clamp(min=1 / m),
         "The clamp does not use max_depth: no disparity is below 1 / max_depth.":
             lambda d, z, m: 1 / _aligned_disparity(d, z, m).clamp(min=1e-6),
+        **{f"The clamp does not use max_depth, but a limit of its own ({e:g}): no disparity is below 1 / max_depth.":
+           lambda d, z, m, e=e: 1 / _aligned_disparity(d, z, m).clamp(min=e) for e in (1e-8, 1e-4, 1e-3, 1e-2)},
         "This fits logarithms. Asked for is the least squared error of s · guess + t - 1/depth.":
             lambda d, z, m: (lambda k: (lambda s, t: (-s * d - t).exp().clamp(max=m))(*_fit(d[k], -z[k].log())))(~z.isnan()),
         "The limit is in metres: the smallest disparity is 1 / max_depth, not max_depth.":
@@ -532,6 +544,8 @@ exercise(
         "Where nothing is near anything, F is 0, not 0/0.": _f_score_idea(_shares, lambda p, r: 2 * p * r / (p + r)),
         "F is the harmonic mean, not the arithmetic one: (p + r) / 2 gives half the marks for a single good point.":
             _f_score_idea(_shares, lambda p, r: (p + r) / 2),
+        "This is pr / (p + r - pr), as an intersection over a union: F is 2pr / (p + r).":
+            _f_score_idea(_shares, lambda p, r: p * r / (p + r - p * r).clamp(min=1e-12)),
         "F is the harmonic mean, not the geometric one.": _f_score_idea(_shares, lambda p, r: (p * r).sqrt()),
         "The factor 2 is missing in F: if precision and recall are equal, F equals them.":
             _f_score_idea(_shares, lambda p, r: _harmonic(p, r) / 2),
@@ -670,6 +684,8 @@ exercise(
             lambda a, b, r: _psnr_by_shift(a, b, r)[:-1, :-1],
         "Shifts go both ways: from -radius to +radius, not from 0.":
             lambda a, b, r: _psnr_by_shift(a, b, r)[r:, r:],
+        "These are 10 log₁₀ of 1 / RMSE, half the decibels: 10 goes with the mean squared error, 20 with its root.":
+            lambda a, b, r: _psnr_by_shift(a, b, r) / 2,
         "This is the best of all shifts. Return the whole map: a number for every shift.":
             lambda a, b, r: _psnr_by_shift(a, b, r).amax(),
         "At radius 0 nothing is left, for [0:-0] is empty: write h - r for the end, not -r.":
@@ -891,4 +907,4 @@ exercise(
     hints=("`points.split(rows)` cuts a cloud into chunks; rows × m × 3 numbers of 4 bytes are alive while a chunk is compared.",
            "Of each chunk keep the least squared distance of its points, `torch.cat` them, one mean at the end.",
            "The same again with the clouds exchanged, or a running `torch.minimum` over the columns."),
-    forbidden=(chamfer, nearest, _squared_distances))
+    forbidden=(chamfer, nearest, squared_distances))

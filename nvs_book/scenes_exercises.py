@@ -42,7 +42,8 @@ def _depth_by_triangles(disparity, focal, baseline, cx_left, cx_right):
 def _motorcycle_disparity():
     from skimage.data import stereo_motorcycle
 
-    return torch.from_numpy(stereo_motorcycle()[2])[4::10, 4::10].float().contiguous()
+    disparity = torch.from_numpy(stereo_motorcycle()[2])[4::10, 4::10].float().contiguous()
+    return torch.where((disparity - 31.086).abs() < 0.5, torch.inf, disparity)  # with a wrong sign rounding would decide there
 
 
 def _depth_cases(g):
@@ -63,6 +64,11 @@ exercise(
             lambda d, f, B, a, b: _depth(d, f, B, a, b, shift=0.0),
         "The principal points' difference has the wrong sign: d + cx_right - cx_left.":
             lambda d, f, B, a, b: _depth(d, f, B, a, b, sign=-1.0),
+
+        "Nothing is masked: unknown disparities, and what lies at infinity or beyond, must be NaN.":
+            lambda d, f, B, a, b: f * B / (d + b - a),
+        "What lies at infinity or beyond has no depth: NaN says so, not an infinite number.":
+            lambda d, f, B, a, b: torch.where(d.isfinite(), f * B / (d + b - a).clamp(min=0), torch.nan),
         "Only the *difference* of the principal points counts: cx_left is missing.":
             lambda d, f, B, a, b: _depth(d, f, B, a, b, shift=b),
         "The principal points' difference belongs to the disparity (pixels), not to the depth (metres).":

@@ -404,6 +404,8 @@ exercise(
                 F.pad(pixel_grid(*d.shape, d.dtype), (0, 1), value=1.0) @ torch.linalg.inv(K)))),
         "Both cameras were taken for OpenGL's (y up, z back): here y points down and z forward.":
             lambda d, K, s, t: (lambda g: _moved(d, K, s @ g, t @ g))(torch.diag(torch.tensor([1.0, -1, -1, 1]))),
+        "A pose turns first and shifts then, R p + t: here the source's shift came first and was turned with the points.":
+            _by_relative(lambda s, t: torch.linalg.inv(t) @ torch.cat([torch.cat([s[:3, :3], s[:3, :3] @ s[:3, 3:]], 1), s[3:]])),
         "The source's rotation is transposed: points in rows are turned by points @ R.T.":
             _by_relative(lambda s, t: torch.linalg.inv(t) @ _half_turn(s)),
         "K is transposed: its third column holds the principal point.":
