@@ -4,9 +4,9 @@
 __all__ = ['FOCAL', 'CX', 'CY', 'CX_SHIFT', 'BASELINE', 'KINDS', 'View', 'stack_views', 'motorcycle', 'carry_disparity',
            'reproject', 'sphere_trace', 'Shapes', 'rounded_distance', 'rounded_normal', 'uniforms', 'draw_shapes',
            'Materials', 'draw_materials', 'Surface', 'ProceduralWorld', 'ViewPair', 'PairDataset', 'MultiViewDataset',
-           'collect', 'read_image', 'read_depth', 'Frame', 'ViewFolder', 'read_transforms', 'write_transforms',
-           'distort', 'read_colmap', 'read_realestate10k', 'read_srn', 'read_views', 'fundamental_matrix',
-           'epipolar_residual', 'match_pixels', 'Reading', 'judge_poses', 'epipolar_check']
+           'collect', 'read_image', 'read_depth', 'Frame', 'resize_view', 'ViewFolder', 'read_transforms',
+           'write_transforms', 'distort', 'read_colmap', 'read_realestate10k', 'read_srn', 'read_views',
+           'fundamental_matrix', 'epipolar_residual', 'match_pixels', 'Reading', 'judge_poses', 'epipolar_check']
 
 # %% ../nbs/foundations/02_scenes.ipynb #import-math
 import math
@@ -954,8 +954,15 @@ def _read_view(frame: Frame, background: tuple) -> View:
     return _undistort(view, frame.distortion) if any(frame.distortion) else view
 
 # %% ../nbs/foundations/02_scenes.ipynb #resized
-def _resized(view: View, height: int, width: int) -> View:
+def resize_view(
+    view: View,  # one view
+    height: int,  # pixels
+    width: int,  # pixels
+) -> View:
     "A view at another size: colours filtered, depth and mask from the nearest pixel, K scaled."
+    if view.batch_shape:
+        raise ValueError(f"view: expected one view, got {tuple(view.batch_shape)} of them")
+    check_number("height", height, 1, integer=True), check_number("width", width, 1, integer=True)
     def nearest(x: Tensor) -> Tensor:
         return F.interpolate(x[None, None].float(), (height, width), mode="nearest-exact")[0, 0]
 
@@ -988,7 +995,7 @@ class ViewFolder:
         if not -len(self) <= (i := operator.index(index)) < len(self):
             raise IndexError(f"view {i}: {self.path} has {len(self)}")
         view = _read_view(self.frames[i], self.background)
-        return view if self.size is None else _resized(view, *self.size)
+        return view if self.size is None else resize_view(view, *self.size)
 
     @property
     def names(self) -> list[str]:

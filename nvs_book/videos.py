@@ -35,7 +35,7 @@ from torch import Tensor
 
 from .cameras import Camera, intrinsics, intrinsics_from_fov, look_at, pixel_grid, pose_from_axes
 from .checks import check_choice, check_mask, check_number, check_path, check_tensor
-from .scenes import ProceduralWorld, View, ViewFolder, _resized, motorcycle, read_views
+from .scenes import ProceduralWorld, View, ViewFolder, motorcycle, read_views, resize_view
 from .synsin import project_to_fragments, splat
 from .viewers import Video, write_gif, write_mp4
 
@@ -674,7 +674,7 @@ def splat_film(
         raise ValueError(f"view: expected one view with depth, got {view}")
     h, w = film_size(view.camera.height, view.camera.width, size or min(view.camera.height, view.camera.width))
     if h < view.camera.height:
-        view = _resized(view, h, w)
+        view = resize_view(view, h, w)
     near, far = depth_range(view.depth)
     cameras = follow(path, [view.camera.resized(h, w)], frames, near, far, amount, **options)
     needs = path_needs(view.camera.resized(h, w), cameras, near, far)
@@ -884,7 +884,7 @@ def film_views(views, path: str, frames: int, amount: float, size: int, start: i
         view_with_depth(views, start)  # says what is missing
     along = views_along(torch.stack([given[i].center for i in having]), way.center, most)
     chosen = [view_with_depth(views, having[i]) for i in along]
-    chosen = [_resized(v, h, w) if v.camera.height > h else v for v in chosen]
+    chosen = [resize_view(v, h, w) if v.camera.height > h else v for v in chosen]
     lacking = f"; {len(given) - len(having)} have no depth" if len(having) < len(given) else ""
     notes = (f"made of the points of {len(chosen)} of {len(given)} views{lacking}",) if len(chosen) < len(given) else ()
     small = size_note(size, h, w, given[start].height, given[start].width)

@@ -129,6 +129,13 @@ def test_exported_functions_are_short(path):
     assert {name: lines for name, lines in length.items() if lines > 30} == {}
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_borrows_no_private_name_of_another(module):
+    nodes = ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8")))
+    borrowed = (node for node in nodes if isinstance(node, ast.ImportFrom) and (node.level or node.module.startswith("nvs_book")))
+    assert [alias.name for node in borrowed for alias in node.names if alias.name.startswith("_")] == []
+
+
 def test_ruff():
     done = run("-m", "ruff", "check", "--no-cache", ROOT)
     assert done.returncode == 0, done.stdout

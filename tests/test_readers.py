@@ -33,6 +33,7 @@ from nvs_book.scenes import (
     read_srn,
     read_transforms,
     read_views,
+    resize_view,
     stack_views,
     write_transforms,
 )
@@ -625,6 +626,18 @@ def test_resized_views_show_the_same_points_at_the_scaled_pixels(photos, tmp_pat
     for bad in ({"height": 0, "width": 4}, {"height": 4, "width": 2.5}):
         with pytest.raises(ValueError, match="height" if bad["height"] == 0 else "width"):
             full.resized(**bad)
+
+
+def test_one_view_is_resized_and_nothing_else_is_taken_for_one():
+    view = ProceduralWorld(0).render(Camera(intrinsics_from_fov(50.0, 12, 16), orbit(2, 4.0)[0], 12, 16))
+    small = resize_view(view, 6, 8)
+    assert small.image.shape == (3, 6, 8) and small.depth.shape == small.mask.shape == (6, 8)
+    assert torch.equal(small.camera.K, view.camera.resized(6, 8).K)
+    many = ProceduralWorld(0).render(Camera(intrinsics_from_fov(50.0, 12, 16), orbit(2, 4.0), 12, 16))
+    with pytest.raises(ValueError, match=r"view: expected one view, got \(2,\) of them"):
+        resize_view(many, 6, 8)
+    with pytest.raises(ValueError, match="height: expected"):
+        resize_view(view, 0, 8)
 
 
 def test_mixed_sizes_ask_for_resized(photos, tmp_path):

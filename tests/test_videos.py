@@ -22,7 +22,7 @@ from nvs_book import videos as v
 from nvs_book.cameras import Camera, intrinsics_from_fov, look_at, to_colmap
 from nvs_book.cli import main
 from nvs_book.metrics import psnr
-from nvs_book.scenes import ProceduralWorld, View, motorcycle, write_transforms
+from nvs_book.scenes import ProceduralWorld, View, motorcycle, resize_view, write_transforms
 
 H, W = 48, 64
 numbers = st.floats(-3, 3, allow_nan=False)
@@ -45,7 +45,7 @@ def step_view(near=1.0, far=3.0, height=H, width=W):
 @pytest.fixture(scope="module")
 def left():
     view = motorcycle()[0]
-    return v._resized(view, 100, 148)
+    return resize_view(view, 100, 148)
 
 
 # ---------------------------------------------------------------- paths
@@ -276,7 +276,7 @@ def test_a_film_begins_with_its_picture(left):
 
 def test_layers_beat_gaps_on_a_real_pair(left):
     right = motorcycle()[1]
-    target, truth = right.camera.resized(100, 148), v._resized(right, 100, 148).image
+    target, truth = right.camera.resized(100, 148), resize_view(right, 100, 148).image
     near, far = v.depth_range(left.depth)
     reach, margin = v.path_needs(left.camera, v.between_path(left.camera, target, 2), near, far)
     made = v.cloud_renderer(v.layered_cloud(left, reach, margin))(target)
