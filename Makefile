@@ -39,7 +39,7 @@ book: $(STAMP)  ## run every chapter, print the table of results, write _site/in
 site: $(STAMP)  ## only write _site/, of the outputs that nbs/ holds
 	@$(CLI) book --no-run $(ARGS)
 
-save: $(STAMP)  ## the same, and store the outputs in nbs/ and the results in README.md
+save: $(STAMP)  ## run as `book` does, and store the outputs in nbs/ and the results in README.md
 	@$(CLI) book --save $(ARGS)
 
 readme: $(STAMP)  ## write the results that nbs/ holds into README.md, without running anything

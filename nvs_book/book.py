@@ -4,13 +4,13 @@
 __all__ = ['DIRECTIVE', 'NOT_HERE', 'HEADLINE', 'CHECK', 'LAST_CELL', 'PARTS', 'README_MARKS', 'WIDE', 'RESULTS', 'SHIPPED',
            'RATIOS', 'WIDGET', 'PLOTLY', 'CITATION', 'FIXED', 'CODE_SPAN', 'INLINE_CODE', 'LINK', 'CHAPTERS', 'DIVIDER',
            'OWN', 'TAGS', 'PICTURE_WORDS', 'EQUATIONS', 'directives', 'why_not_run', 'ChapterRun', 'read_run',
-           'kernel_environment', 'Watched', 'run_notebook', 'find_root', 'find_chapters', 'choose', 'module_of',
-           'prerequisites', 'reading_minutes', 'chapter_facts', 'Progress', 'run_book', 'quantity', 'table_rows',
-           'text_table', 'results_table', 'readme_text', 'front_picture', 'write_readme', 'table', 'results_page',
-           'keepable', 'keep', 'store', 'store_outputs', 'Pages', 'exported_names', 'Shown', 'chapter_cards', 'divider',
-           'page_output', 'alternative', 'page_cell', 'page_notebook', 'exported_here', 'equation_table', 'contents',
-           'reference_page', 'tests_page', 'equations_page', 'read_pages', 'write_sources', 'build_site', 'only_writer',
-           'Order', 'make_book']
+           'kernel_environment', 'Watched', 'run_notebook', 'find_root', 'find_chapters', 'choose', 'prerequisites',
+           'reading_minutes', 'chapter_facts', 'Progress', 'run_book', 'quantity', 'table_rows', 'text_table',
+           'results_table', 'readme_text', 'front_picture', 'write_readme', 'table', 'results_page', 'keepable', 'keep',
+           'store', 'store_outputs', 'Pages', 'exported_names', 'Shown', 'chapter_cards', 'divider', 'page_output',
+           'alternative', 'page_cell', 'page_notebook', 'exported_here', 'equation_table', 'contents', 'reference_page',
+           'tests_page', 'equations_page', 'read_pages', 'write_sources', 'build_site', 'only_writer', 'Order',
+           'make_book']
 
 # %% ../nbs/workbench/91_book.ipynb #import-ast
 import ast
@@ -49,8 +49,8 @@ except ModuleNotFoundError as missing:
 
 from .checks import check_choice, check_number
 from .equations import CALLED_BY_CLASS, CITED, DISPLAY, NUMBER, TestFunction, Trace
-from .equations import definitions, is_exported, parsed, read_tests, tags, tests_that_know, trace
-from .exercises import _book, stub
+from .equations import definitions, is_exported, module_of, parsed, read_tests, tags, tests_that_know, trace_chapters
+from .exercises import find_book, stub
 
 # %% ../nbs/workbench/91_book.ipynb #directives
 DIRECTIVE = re.compile(r"^\s*#\s*\|\s*([\w-]+)\s*:?\s*(.*?)\s*$")
@@ -275,14 +275,6 @@ def choose(
     return [path for path in paths if not only or any(path.stem.startswith(word) for word in only)]
 
 # %% ../nbs/workbench/91_book.ipynb #module-of
-def module_of(
-    notebook: NotebookNode,
-) -> str | None:  # such as cameras
-    "The module a notebook exports."
-    sources = (cell.source for cell in notebook.cells if cell.cell_type == "code")
-    return next((match[1] for source in sources if (match := re.match(r"#\s*\|\s*default_exp\s+(\S+)", source))), None)
-
-
 def prerequisites(
     run: ChapterRun,
     runs: list[ChapterRun],  # of all chapters
@@ -291,7 +283,7 @@ def prerequisites(
     "The chapters before it whose modules a chapter's exported cells import, but for the plumbing (00)."
     code = "\n".join(cell.source for cell in run.notebook.cells if cell.cell_type == "code" and is_exported(cell.source))
     needed = set(re.findall(rf"^\s*from {library}\.(\w+) import", code, re.M))
-    made = {module_of(other.notebook): other.name[:2] for other in runs if other.name != run.name}
+    made = {module_of(other.notebook.cells): other.name[:2] for other in runs if other.name != run.name}
     return sorted(number for module, number in made.items() if module in needed and "00" != number < run.name[:2])
 
 
@@ -410,7 +402,7 @@ def text_table(
 def _notebooks(folder: Path | None) -> Path:
     "The folder that is named; else that of this run; else that of the clone; else, in a student's copy, that of the package."
     named = folder or os.environ.get("NVS_BOOK_EXECUTED")
-    return Path(named) if named else _book(None) / "nbs"
+    return Path(named) if named else find_book() / "nbs"
 
 
 def results_table(
@@ -926,7 +918,7 @@ def page_notebook(
 
 
 def _linked_cells(run: ChapterRun, pages: Pages) -> dict[str, list[str]]:  # cell's id -> what goes before and after it
-    module, made = module_of(run.notebook), {}
+    module, made = module_of(run.notebook.cells), {}
     for cell in run.notebook.cells:
         names = exported_here(cell)
         if names and module:
@@ -1000,7 +992,7 @@ def reference_page(
     pages: Pages,
 ) -> str:  # Markdown
     "The page of a module: what its signatures and comments say, and the chapter's cell and the tests of each name."
-    short = module_of(run.notebook)
+    short = module_of(run.notebook.cells)
     module, source = f"{pages.library}.{short}", pages.root / pages.library / f"{short}.py"
     code, lines = source.read_text(encoding="utf-8"), [f".. automodule:: {module}", ""]
     kinds = {node.name: type(node) for node in parsed(code).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
@@ -1021,7 +1013,7 @@ def reference_page(
 
 
 def _facts(run: ChapterRun, runs: list[ChapterRun], library: str, depth: int) -> str:
-    module, up = module_of(run.notebook), "../" * depth
+    module, up = module_of(run.notebook.cells), "../" * depth
     said = [f"[{library}.{module}]({up}api/{module}.md)"] if module else []
     said += [f"{reading_minutes(run.notebook)} min to read"] + ([] if run.seconds is None else [f"runs in {run.seconds:.0f} s"])
     by_number = {other.name[:2]: other for other in runs if other.path.parent.name != "exercises"}
@@ -1079,14 +1071,10 @@ def read_pages(
     "What the pages have to know about the book."
     settings = ConfigParser(delimiters=["="])
     settings.read(root / "settings.ini", encoding="utf-8")
-    library, tests, traces = settings["DEFAULT"]["lib_path"], [], {}
-    tests = read_tests(root / "tests", library) if (root / "tests").is_dir() else []
-    for run in runs:
-        if run.path.parent.name != "exercises":
-            module = module_of(run.notebook)
-            source = root / library / f"{module}.py"
-            code = source.read_text(encoding="utf-8") if module and source.is_file() else ""
-            traces[run.name] = trace(run.name, run.notebook.cells, module, code, tests)
+    library = settings["DEFAULT"]["lib_path"]
+    tests = read_tests(root / "tests", library)
+    chapters = {run.name: run.notebook.cells for run in runs if run.path.parent.name != "exercises"}
+    traces = {followed.chapter: followed for followed in trace_chapters(chapters, tests, root / library)}
     return Pages(root, exported_names(library), settings["DEFAULT"].get("git_url", ""), library, traces, tests)
 
 
@@ -1104,7 +1092,7 @@ def write_sources(
     for run in runs:
         place = run.path.relative_to(nbs)
         store(page_notebook(run, pages, _facts(run, runs, pages.library, len(place.parts) - 1)), folder / place)
-        if module := module_of(run.notebook):
+        if module := module_of(run.notebook.cells):
             texts[f"api/{module}.md"] = reference_page(run, place.with_suffix("").as_posix(), pages)
             reference.append(f"{pages.library}.{module} <api/{module}>")
     texts |= {f"tests/{name}.md": tests_page(root / "tests" / f"{name}.py") for name in {test.file for test in pages.tests}}
@@ -1131,12 +1119,11 @@ def build_site(
     root: Path,  # of the clone; its site/ holds the configuration
     sources: Path,  # from write_sources
     site: Path,  # to write; emptied first
-    jobs: int = 1,  # processes
 ) -> str | None:  # what is wrong, or None
     "Let Sphinx write the pages; a warning is an error. Where Sphinx breaks off, the older pages stay."
     built = sources.parent / "html"  # myst-nb leaves a folder of its own beside it
     shutil.rmtree(built, ignore_errors=True)
-    command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-W", "--keep-going", "-j", str(jobs), "-E"]
+    command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-W", "--keep-going", "-E"]
     folders = ["-d", sources.parent / "doctrees", "-c", root / "site", sources, built]
     done = subprocess.run([*command, *folders], capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
     log = (done.stderr + done.stdout).strip().replace(f"{sources}{os.sep}", "")
@@ -1188,6 +1175,8 @@ def _locked(lock: Path, folder: Path) -> Iterator[None]:
         try:
             if fcntl:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not (lock.exists() and os.path.samefile(file.fileno(), lock)):  # removed meanwhile by the run that had it
+                    raise BlockingIOError
         except BlockingIOError:
             file.seek(0)
             who = f"another run is writing {folder} (pid {file.read().strip() or 'unknown'})"
@@ -1289,6 +1278,8 @@ def make_book(
     if not run and (chapters or save):
         raise ValueError("run=False writes the site of all stored outputs: there is nothing to choose and nothing to save")
     if readme:
+        if chapters or save or not run:
+            raise ValueError("readme=True only writes README.md, of all stored outputs: no chapters, no save, no run=False")
         write_readme(root)
         return 0
     env = _kernels(root, scale, device)

@@ -34,7 +34,8 @@ import nvs_book
 PROG = "nvs-book"
 FULL = {errno.ENOSPC: "the disk is full", errno.EFBIG: "the file is larger than this system allows (ulimit -f)"}
 FULL |= {getattr(errno, "EDQUOT", errno.ENOSPC): FULL[errno.ENOSPC]}
-DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+DENIED = dict.fromkeys((errno.EACCES, errno.EPERM), "no permission to write or read here")
+DENIED |= {errno.EROFS: "this disk can only be read"}
 
 
 class Failed(Exception):
@@ -51,8 +52,7 @@ class Terminated(KeyboardInterrupt):
 
 def _os_error(error: OSError) -> str:  # one line
     "What the system refused, and for which file."
-    reasons = {**FULL, **dict.fromkeys(DENIED, "no permission to write or read here")}
-    reason = reasons.get(error.errno, error.strerror)
+    reason = {**FULL, **DENIED}.get(error.errno, error.strerror)
     return f"{error.filename}: {reason}" if error.filename and reason else reason or str(error)
 
 
@@ -363,6 +363,7 @@ def film_command(
 
 AS_OPTIONS = {
     "start: ": "--from: ", "to: ": "--to: ", "amount: ": "--amount: ", "scale: ": "--depth-scale: ", "source: ": "SOURCE: ",
+    "seed: ": "SOURCE, the seed: ",
     "model: ": "--model: ", "; rescale=True scales them to the picture": "", "; name it with images=…": "",
 }  # fmt: skip
 
@@ -477,8 +478,9 @@ def photo(picture, output, path, amount, zoom, frames, fps, size, depth, kind, s
 @click.option("--no-site", is_flag=True, help="Only run.")
 @click.option("--site", type=click.Path(file_okay=False, path_type=Path), help="Where the pages go; default: _site.")
 @click.option("--scratch", type=click.Path(file_okay=False, path_type=Path), help="For executed copies; default: _build/book.")
-@click.option("--root", type=click.Path(exists=True, file_okay=False, path_type=Path), help="The clone; default: found.")
-def book(chapters, no_run, no_site, site, **options):
+@click.option("--root", type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="The clone; default: the one around the working folder, else the installed one.")
+def book(chapters, root, no_run, no_site, site, **options):
     """Run chapters, print what they measured, write the site.
 
     CHAPTERS are beginnings of names, such as 10 or 10_synsin; without any, all are run. A chapter that fails does not stop the
@@ -486,9 +488,10 @@ def book(chapters, no_run, no_site, site, **options):
     """
     if no_site and (site or no_run):
         raise click.UsageError("--no-site leaves out what --site and --no-run are about")
+    root = root or needed_clone("the chapters and what makes the site of them")
     from nvs_book.book import make_book
 
-    return make_book(chapters, run=not no_run, site=False if no_site else site or True, **options)
+    return make_book(chapters, root=root, run=not no_run, site=False if no_site else site or True, **options)
 
 # %% ../nbs/workbench/90_cli.ipynb #shown
 def shown(
@@ -502,13 +505,10 @@ def shown(
     return str(path)
 
 
-def clone(
-    start: Path | None = None,  # where to begin; None: the working folder
-) -> Path | None:  # the folder that holds settings.ini and nbs/, or None
-    "The clone of the book around us, or else the one that this package is imported from."
-    start = (start or Path.cwd()).resolve()
-    package = Path(nvs_book.__file__).resolve().parent.parent
-    folders = (start, *start.parents, package)
+def clone() -> Path | None:  # the folder that holds settings.ini and nbs/, or None
+    "The clone of the book around the working folder, or else the one that this package is imported from."
+    here, package = Path.cwd(), Path(nvs_book.__file__).resolve().parent.parent
+    folders = (here, *here.parents, package)
     return next((folder for folder in folders if (folder / "settings.ini").is_file() and (folder / "nbs").is_dir()), None)
 
 
@@ -696,7 +696,7 @@ def lab(folder, more, port, no_browser, source):
         return open_lab(needed_clone("the sources") / "nbs", port, not no_browser, more)
     from nvs_book.exercises import student_copy
 
-    folder = folder or (clone(Path.cwd()) or Path.cwd()) / "student"
+    folder = folder or (clone() or Path.cwd()) / "student"
     click.echo(student_copy(folder))
     return open_lab(folder, port, not no_browser, more)
 

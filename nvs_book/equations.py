@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['NUMBER', 'CITED', 'DISPLAY', 'FENCE', 'CALLED_BY_CLASS', 'tags', 'cited', 'Citation', 'is_exported', 'parsed',
            'definitions', 'cell_citations', 'TestFunction', 'read_tests', 'tests_that_know', 'tests_of', 'Traced',
-           'Trace', 'trace', 'trace_book']
+           'Trace', 'trace', 'module_of', 'trace_chapters', 'trace_book']
 
 # %% ../nbs/workbench/88_equations.ipynb #import-ast
 import ast
@@ -242,20 +242,36 @@ def trace(
     return Trace(chapter, module, tuple(rows), tuple(sorted(faults)))
 
 
+def module_of(
+    cells: list,  # of a notebook
+) -> str | None:  # such as cameras
+    "The module that a notebook exports."
+    sources = (cell.source for cell in cells if cell.cell_type == "code")
+    return next((match[1] for source in sources if (match := re.match(r"#\s*\|\s*default_exp\s+(\S+)", source))), None)
+
+
+def trace_chapters(
+    chapters: dict[str, list],  # name -> cells
+    tests: list[TestFunction],  # from read_tests
+    package: Path,  # the folder of the modules
+) -> list[Trace]:
+    "Follow the equations of chapters, in the code that the package holds."
+    def code(module: str | None) -> str:
+        path = package / f"{module}.py"
+        return path.read_text(encoding="utf-8") if module and path.is_file() else ""
+
+    modules = {name: module_of(cells) for name, cells in chapters.items()}
+    return [trace(name, cells, modules[name], code(modules[name]), tests) for name, cells in chapters.items()]
+
+
 def trace_book(
     root: Path,  # of the clone
     library: str = "nvs_book",
-) -> list[Trace]:  # of the chapters that have a module or an equation
-    "Follow the equations of all chapters."
+) -> list[Trace]:  # of all chapters but the teachers'
+    "Follow the equations of a clone's stored chapters."
     import nbformat
 
-    tests, traces = read_tests(root / "tests", library), []
-    for path in sorted((root / "nbs").rglob("[0-9]*_*.ipynb"), key=lambda path: path.name):
-        if path.parent.name in ("exercises", ".ipynb_checkpoints"):
-            continue
-        cells = nbformat.read(path, as_version=4).cells
-        named = (re.match(r"#\s*\|\s*default_exp\s+(\S+)", cell.source) for cell in cells if cell.cell_type == "code")
-        module = next((match[1] for match in named if match), None)
-        exported = root / library / f"{module}.py"
-        traces.append(trace(path.stem, cells, module, exported.read_text("utf-8") if exported.is_file() else "", tests))
-    return traces
+    paths = sorted((root / "nbs").rglob("[0-9]*_*.ipynb"), key=lambda path: path.name)
+    paths = [path for path in paths if path.parent.name not in ("exercises", ".ipynb_checkpoints")]
+    chapters = {path.stem: nbformat.read(path, as_version=4).cells for path in paths}
+    return trace_chapters(chapters, read_tests(root / "tests", library), root / library)

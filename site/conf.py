@@ -1,4 +1,4 @@
-"""Sphinx's configuration for the book. `python -m nvs_book.book` writes what Sphinx reads, and calls it."""
+"""Sphinx's configuration for the book. `nvs-book book` writes what Sphinx reads, and calls it."""
 
 import re
 import shutil

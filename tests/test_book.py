@@ -186,6 +186,8 @@ def test_cells_not_for_this_machine_keep_their_outputs(tmp_path):
         ({"chapters": ["42"]}, "no chapter begins with 42; there are 10_good, 11_bad, 90_later"),
         ({"chapters": ["10"], "run": False}, "run=False writes the site of all stored outputs"),
         ({"readme": True}, "README.md"),
+        ({"readme": True, "chapters": ["10"]}, "readme=True only writes README.md"),
+        ({"readme": True, "save": True}, "readme=True only writes README.md"),
         ({"scale": "huge"}, "scale"),
         ({"device": "tpu"}, "device: expected cpu, cuda, cuda:1 or mps, got 'tpu'"),
         ({"device": "cuda:99"}, "has no cuda:99"),
@@ -231,6 +233,18 @@ def test_two_runs_never_write_one_folder(small, tmp_path_factory, monkeypatch, f
     with book.only_writer(shared, None):  # what the dead process left does not count
         pass
     assert list(shared.parent.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+def test_a_lock_that_was_removed_before_it_was_got_is_none(tmp_path, monkeypatch):
+    import fcntl
+
+    def got_too_late(file, flags):
+        (tmp_path / ".pages.lock").unlink()  # by the run that had it; a third one may make it anew
+
+    monkeypatch.setattr(fcntl, "flock", got_too_late)
+    with pytest.raises(BlockingIOError, match="another run is writing"), book.only_writer(tmp_path / "pages"):
+        pytest.fail("it is not ours")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
@@ -515,16 +529,16 @@ def contents_of(site: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_site_built_twice_is_equal(tmp_path):
-    "In two copies of the clone, in two folders, with other hash seeds, at other times, by one process and by two."
+    "In two copies of the clone, in two folders, with other hash seeds, at other times."
     clones, sites = [tmp_path / "one", tmp_path / "other-place"], []
     for clone in clones:
         clone.mkdir()
         for name in ("nbs", "nvs_book", "site", "tests", "benchmarks", "settings.ini", "references.bib", "README.md"):
             skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "*.npz")
             shutil.copytree(ROOT / name, clone / name, ignore=skip) if (ROOT / name).is_dir() else shutil.copy(ROOT / name, clone)
-    for jobs, clone in enumerate(clones, 1):
-        order = f"import sys; from nvs_book.book import make_book; sys.exit(make_book(run=False, jobs={jobs}))"
-        command, env = [sys.executable, "-c", order], {**os.environ, "PYTHONHASHSEED": str(jobs)}
+    for seed, clone in enumerate(clones, 1):
+        order = "import sys; from nvs_book.book import make_book; sys.exit(make_book(run=False))"
+        command, env = [sys.executable, "-c", order], {**os.environ, "PYTHONHASHSEED": str(seed)}
         done = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         sites.append(contents_of(clone / "_site"))

@@ -107,6 +107,7 @@ def test_words_can_be_completed():
         (FileNotFoundError("path: expected a file"), 2, "error: path: expected a file"),
         (OSError(errno.ENOENT, "No such file or directory", "x.png"), 2, "error: x.png: No such file or directory"),
         (OSError(errno.EACCES, "", "x.png"), 2, "error: x.png: no permission to write or read here"),
+        (OSError(errno.EROFS, "", "x.png"), 2, "error: x.png: this disk can only be read"),
         (OSError(errno.ENOSPC, "", "x.mp4"), 1, "error: x.mp4: the disk is full"),
         (OSError(errno.EFBIG, ""), 1, "error: the file is larger than this system allows (ulimit -f)"),
         (click.UsageError("No such thing."), 2, "error: No such thing (see: nvs-book --help)"),
@@ -392,6 +393,7 @@ NONSENSE = {
     "render void -o a.mp4": "void",
     "render me.png -o a.mp4": "me.png",
     "render world:x -o a.mp4": "world:x",
+    "render world:99999999999999999999 -o a.mp4": "SOURCE, the seed: expected a whole number",
     "render broken -o a.mp4": "transform_matrix",
     "render scan -o a.mp4 --from 7": "7",
     "photo you.png -o a.mp4": "you.png",
@@ -481,8 +483,23 @@ def test_book_passes_its_options_on(monkeypatch):
     (words, options), asked = calls[0], dict(scale="small", device="cpu", jobs=3, timeout=9, save=True, run=True, site=False)
     assert words == (("01", "10"),) and asked.items() <= options.items()
     assert invoke("book --no-run --site public").exit_code == 1
+    assert options["root"] == ROOT  # found
     assert calls[1][1]["site"] == Path("public") and calls[1][1]["run"] is False
     assert invoke("book --no-site --no-run").exit_code == 2 and len(calls) == 2
+
+
+def test_book_and_bench_find_the_clone_alike(monkeypatch, tmp_path):
+    from nvs_book import book
+
+    found = []
+    monkeypatch.setattr(book, "make_book", lambda *words, root, **options: found.append(root) or 0)
+    monkeypatch.chdir(tmp_path)  # not in a clone: then the one that the package is imported from
+    assert invoke("book").exit_code == 0 and found == [ROOT]
+    assert cli.find_benchmarks()[0].parent.parent == ROOT
+    monkeypatch.setattr(nvs_book, "__file__", str(tmp_path / "nvs_book" / "__init__.py"))  # as a wheel is installed
+    for command in ("book", "bench"):
+        done = invoke(command)
+        assert done.exit_code == 2 and "come with a clone, not with the installed package: git clone" in said(done)
 
 
 @pytest.mark.slow
