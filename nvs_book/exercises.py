@@ -779,6 +779,8 @@ def progress(
     if chapter is not None and chapter not in chapters:
         check_choice("chapter", chapter, tuple(sorted({name.split(".")[0] for name in load_exercises()})))
     (record, trouble), links = _load_progress(path := _progress_file()), _chapter_links(chapters)
+    if trouble and not record:  # nothing is known: 0 done would be a guess
+        raise type(trouble)(trouble.errno, trouble.strerror, str(path))
     if trouble:
         warnings.warn(f"progress of this session only: cannot read {path}: {trouble.strerror}", stacklevel=2)
     tasks = [task for name, task in EXERCISES.items() if chapter in (None, name.split(".")[0])]

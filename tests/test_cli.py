@@ -544,6 +544,9 @@ def test_student_and_progress(tmp_path, monkeypatch):
     assert chapter.read_bytes() == mine
     done = invoke("progress mine")
     assert done.exit_code == 0 and re.search(r"0 of \d+ done", done.stdout)
+    (tmp_path / "mine" / ".nvs-book" / "progress.json").mkdir()  # what may not be read is not nothing
+    done = invoke("progress")
+    assert done.exit_code == 2 and not done.stdout and said(done).endswith("progress.json: Is a directory")
     monkeypatch.chdir(tmp_path)
     done = invoke("progress")
     assert done.exit_code == 2 and "not a student's copy" in said(done)
