@@ -60,7 +60,12 @@ class Exercise:
 EXERCISES: dict[str, Exercise] = {}
 
 
-def exercise(name: str, title: str, reference: Callable, **parts) -> Exercise:
+def exercise(
+    name: str,  # "chapter.number"; a ValueError where another has it
+    title: str,  # what is asked, in a line
+    reference: Callable,  # a right answer
+    **parts,  # the other fields of `Exercise`
+) -> Exercise:
     "Register an exercise under its name; the parts are the fields of `Exercise`."
     if name in EXERCISES and EXERCISES[name].title != title:
         raise ValueError(f"name: expected a name that is not taken, got {name!r}, which is {EXERCISES[name].title!r}")
@@ -420,7 +425,7 @@ def draw_images(
     expected,  # (…, 3, H, W) in [0, 1], or (…, H, W)
     got=None,  # the same, or None
     *,
-    title: str = "",
+    title: str = "",  # above the figure
 ):  # -> figure
     "Pictures or maps: expected, yours, and how far they are apart; NaN is grey."
     first, second = _picture(_tensor(expected)), None if got is None else _picture(_tensor(got))
@@ -455,7 +460,7 @@ def draw_points(
     expected,  # (…, 2) pixels, or (…, 3) metres
     got=None,  # the same, or None
     *,
-    title: str = "",
+    title: str = "",  # above the figure
     size: tuple | None = None,  # (height, width) of the picture, to be framed
     most: int = 200,  # points drawn
 ):  # -> figure
@@ -479,9 +484,9 @@ def draw_curves(
     got=None,  # the same, or None
     *,
     x=None,  # (n,) where the values stand
-    title: str = "",
-    xlabel: str = "",
-    ylabel: str = "",
+    title: str = "",  # above the figure
+    xlabel: str = "",  # with its unit
+    ylabel: str = "",  # with its unit
 ):  # -> figure
     "Values along a line, the first rows of a batch."
     figure, (ax,) = _axes(1, title)
@@ -499,7 +504,7 @@ def draw_matrices(
     expected,  # (…, rows, columns)
     got=None,  # the same, or None
     *,
-    title: str = "",
+    title: str = "",  # above the figure
 ):  # -> figure
     "The numbers of a matrix, the first of a batch; in yours, what differs is in another colour."
     sets = [v.reshape(-1, *v.shape[-2:])[0] for v in (_tensor(v) for v in (expected, got) if v is not None)]
@@ -518,7 +523,7 @@ def draw_poses(
     expected,  # (…, 4, 4) camera to world
     got=None,  # the same, or None
     *,
-    title: str = "",
+    title: str = "",  # above the figure
     axes: tuple = (0, 2),  # which axes of the world are drawn, e.g. (0, 1) from above where z is up
 ):  # -> figure
     "Cameras seen along an axis of the world: where they stand, and where they look."

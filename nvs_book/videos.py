@@ -56,13 +56,19 @@ def depth_range(
     return near, far
 
 
-def check_range(near: float, far: float) -> None:
-    "Refuse what is no range of depths."
+def check_range(
+    near: float,  # depth, above 0
+    far: float,  # depth, not less
+) -> None:
+    "Refuse what is no range of depths, with a ValueError."
     check_number("near", near, 0, exclusive=True), check_number("far", far, near)
 
 
-def one_camera(name: str, camera: Camera) -> None:
-    "Refuse a batch of cameras."
+def one_camera(
+    name: str,  # the argument's name
+    camera: Camera,  # what came
+) -> None:
+    "Refuse a batch of cameras, with a ValueError."
     if camera.batch_shape:
         raise ValueError(f"{name}: expected one camera, got {tuple(camera.batch_shape)} of them")
 
@@ -79,7 +85,10 @@ def sideways(
     return min(amount * SHARE * camera.width / parting, near / 3)
 
 # %% ../nbs/workbench/89_videos.ipynb #focus-depth
-def focus_depth(near: float, far: float) -> float:
+def focus_depth(
+    near: float,  # depth, the pose's unit
+    far: float,  # depth, the same unit
+) -> float:  # depth, the same unit
     "The depth that stands still: half way in 1/z, so that near and far move equally, in opposite directions (eq. 1)."
     check_range(near, far)
     return 2 / (1 / near + 1 / far)
@@ -125,7 +134,7 @@ def spiral_path(
     near: float,  # depth, the pose's unit
     far: float,  # depth, the pose's unit
     amount: float = 1.0,  # 1: near and far part by `SHARE` of the width
-    turns: int = 2,
+    turns: int = 2,  # how often it goes round
 ) -> Camera:  # (frames,), closed
     "Round and round, outwards and a little forward, and back in."
     check_number("turns", turns, 1, integer=True)
@@ -221,7 +230,7 @@ def between_path(
 
 # %% ../nbs/workbench/89_videos.ipynb #window
 def window(
-    x: Float[Tensor, "h w"],
+    x: Float[Tensor, "h w"],  # no NaN
     reach: int,  # pixels to each side
     largest: bool,  # else the smallest
 ) -> Float[Tensor, "h w"]:
@@ -242,7 +251,7 @@ def step_size(
 def sharpen(
     inverse: Float[Tensor, "h w"],  # 1/z; NaN where unknown
     step: float,  # what counts as an outline
-    rounds: int = 3,
+    rounds: int = 3,  # an outline of n pixels' width needs about n / 2
 ) -> Float[Tensor, "h w"]:  # 1/z
     "Outlines as steps: each pixel there takes the nearer of the smallest and the largest value around it."
     for _ in range(rounds):
@@ -287,7 +296,7 @@ def fill_by_colour(
 # %% ../nbs/workbench/89_videos.ipynb #pull-push
 def pull_push(
     values: Float[Tensor, "c h w"],  # any where unknown, NaN too
-    known: Bool[Tensor, "h w"],
+    known: Bool[Tensor, "h w"],  # at least one True
 ) -> Float[Tensor, "c h w"]:  # the same where known
     "Smooth filling from everything known, the nearest counting most."
     sizes = check_tensor("values", values, "c h w", finite=False)
@@ -596,8 +605,12 @@ def film_size(
     return tuple(max(2, 2 * round(n * scale / 2)) for n in (height, width))
 
 
-def check_view(name: str, index: int, count: int) -> None:
-    "Refuse the number of a view that there is not."
+def check_view(
+    name: str,  # the argument's name
+    index: int,  # what came, counted from 0
+    count: int,  # how many views there are
+) -> None:
+    "Refuse the number of a view that there is not, with a ValueError."
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < count:
         raise ValueError(f"{name}: expected the number of a view, 0 to {count - 1}, got {index}")
 
@@ -653,7 +666,13 @@ def size_note(
     return (f"--size {size} is more than twice the picture's {picture_width}x{picture_height}: made at {width}x{height}",)
 
 
-def film_notes(film: "Film", path: str, view: View, amount: float, size: int) -> tuple[str, ...]:
+def film_notes(
+    film: Film,  # as it was made
+    path: str,  # a name of `PATHS`
+    view: View,  # the picture, with depth
+    amount: float,  # that was asked for
+    size: int,  # that was asked for, pixels on the shorter side
+) -> tuple[str, ...]:  # a line each
     "Where a film of one view is not what was asked for."
     most = most_amount(path, film.cameras[0], *depth_range(view.depth))
     capped = f"is more than this scene bears, {most:.2g} was used" if most > 0.01 else "changes nothing, the scene is flat"
@@ -664,7 +683,7 @@ def film_notes(film: "Film", path: str, view: View, amount: float, size: int) ->
 def splat_film(
     view: View,  # one picture with depth
     path: str = "wobble",  # a name of `PATHS`
-    frames: int = 60,
+    frames: int = 60,  # how many
     amount: float = 1.0,  # the path's size
     size: int | None = None,  # pixels on the film's shorter side; None: the picture's own
     **options,  # of the path
@@ -684,7 +703,7 @@ def splat_film(
 
 
 def sees_inside(
-    view: Camera,
+    view: Camera,  # one camera
     inverse: Float[Tensor, "h w"],  # its 1/z
     edges: Bool[Tensor, "h w"],  # its pixels on either side of an outline
     step: float,  # what counts as an outline
@@ -789,7 +808,14 @@ def source_files(
 
 
 def film_world(
-    world: ProceduralWorld, path: str, frames: int, amount: float, size: int, start: int, to: int | None, **options
+    world: ProceduralWorld,
+    path: str,  # a name of `PATHS`, or "between"; "orbit" is a full circle
+    frames: int,  # how many
+    amount: float,  # the path's size
+    size: int,  # pixels on the shorter side
+    start: int,  # the view where it starts, 0 to 7
+    to: int | None,  # the view where "between" ends
+    **options,  # of the path
 ) -> Film:
     "A film of a procedural world: every frame is rendered."
     ring = world_cameras(*film_size(480, 640, size, enlarge=9.0))
@@ -807,7 +833,7 @@ def film_world(
 def make_film(
     source: str | Path | View | ProceduralWorld | Sequence,  # as for `open_source`
     path: str = "wobble",  # a name of `PATHS`, or "between"
-    frames: int = 60,
+    frames: int = 60,  # how many
     amount: float = 1.0,  # the path's size
     size: int = 480,  # pixels on the shorter side
     start: int = 0,  # the view where it starts
@@ -829,7 +855,9 @@ def make_film(
     return replace(film, notes=film_notes(film, path, first, amount, size))
 
 
-def has_depth(views: Sequence[View]) -> list[int]:
+def has_depth(
+    views: Sequence[View],  # or a `ViewFolder`, whose pictures are not read for this
+) -> list[int]:
     "The numbers of the views that come with depth."
     given = views.frames if isinstance(views, ViewFolder) else views
     return [i for i, view in enumerate(given) if view.depth is not None]
@@ -843,8 +871,11 @@ DEPTH_FROM = {
 }
 
 
-def view_with_depth(views: Sequence[View], index: int) -> View:
-    "A view that can be splatted, or what to do instead."
+def view_with_depth(
+    views: Sequence[View],
+    index: int,  # of the view
+) -> View:
+    "A view that can be splatted; a ValueError that says what to do where it has no depth."
     having, on_disk = has_depth(views), isinstance(views, ViewFolder)
     if index in having and torch.isfinite((view := views[index]).depth).any():
         return view
@@ -871,7 +902,17 @@ def views_along(
     return chosen
 
 
-def film_views(views, path: str, frames: int, amount: float, size: int, start: int, to: int | None, most: int, **options) -> Film:
+def film_views(
+    views: Sequence[View],  # some of them with depth, in one world
+    path: str,  # "between", or "orbit"
+    frames: int,  # how many
+    amount: float,  # the path's size
+    size: int,  # pixels on the shorter side
+    start: int,  # the view where it starts
+    to: int | None,  # the view where "between" ends
+    most: int,  # how many views' points to merge
+    **options,  # of the path
+) -> Film:
     "A film along a path that one view does not cover: the points of those nearest to it, of the views that have depth."
     given = [f.camera for f in views.frames] if isinstance(views, ViewFolder) else [v.camera for v in views]
     h, w = film_size(given[start].height, given[start].width, size)
@@ -907,8 +948,8 @@ class Photo:
 
 
 def open_picture(
-    path: Path,
-    formats: tuple[str, ...] = PICTURES,
+    path: Path,  # of the file
+    formats: tuple[str, ...] = PICTURES,  # Pillow's names of those that are read; others are refused with a ValueError
 ):  # -> Pillow's picture, decoded
     "Decode a picture; what is wrong with it is said with its name."
     from PIL import Image
@@ -968,7 +1009,11 @@ def read_photo(
     return Photo(image, focal and focal * max(image.shape[-2:]) / size, tuple(notes), stored, turned)
 
 
-def photo_pixels(path: Path, picture, notes: list) -> Float[Tensor, "3 h w"]:
+def photo_pixels(
+    path: Path,  # for errors
+    picture,  # Pillow's, decoded
+    notes: list,  # what was done to it is added here
+) -> Float[Tensor, "3 h w"]:  # in [0, 1]
     "Colours in [0, 1] from any of Pillow's modes."
     if picture.mode.startswith(("I", "F")):  # 16 bits and more
         grey = torch.from_numpy(np.array(picture).astype(np.float32))
@@ -1179,7 +1224,7 @@ def fit_depth(
 
 
 def photo_view(
-    photo: Photo,
+    photo: Photo,  # from `read_photo`
     depth: Float[Tensor, "h w"],  # z-depth; NaN where unknown
     fov_deg: float | None = None,  # horizontal field of view, degrees; None: as EXIF says, else 60 on the longer side
     name: str = "depth",  # for errors
