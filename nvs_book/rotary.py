@@ -2,15 +2,15 @@
 
 # %% auto #0
 __all__ = ['LAYOUTS', 'UNIT', 'CODES', 'WAVELENGTHS', 'SCALES', 'cos_sin', 'as_pairs', 'turn', 'check_places', 'check_features',
-           'rotate', 'rope_frequencies', 'axial_angles', 'rope_axial', 'rope_1d', 'sincos_axial', 'rope_2d',
-           'grid_positions', 'sincos_2d', 'spatial_frequencies', 'rope_3d', 'token_depth', 'token_points', 'fill_holes',
-           'prior_depth', 'split_heads', 'merge_heads', 'attend', 'CrossAttention', 'RotaryCrossAttention', 'Mlp',
-           'GridSelfAttention', 'GridCrossAttention', 'check_block', 'check_heads', 'EncoderBlock', 'DecoderBlock',
-           'camera_matrices', 'act', 'check_cameras', 'camera_attention', 'plucker_tokens', 'look_up',
-           'crop_to_patches', 'carry_by_position', 'exo_ego_cameras', 'exo_ego_views', 'Places', 'Pairs', 'places',
-           'place_tokens', 'select', 'join', 'exo_ego_pairs', 'coded', 'absolute_features', 'Block', 'patch_stem',
-           'check_pairs', 'ExoToEgo', 'patches_to_picture', 'make_model', 'view_loss', 'train', 'weights_file',
-           'train_and_keep', 'load_rotary', 'predict_views', 'filled_prior']
+           'rotate', 'rope_frequencies', 'axial_angles', 'turn_axes', 'rope_axial', 'rope_1d', 'sincos_axial',
+           'rope_2d', 'grid_positions', 'sincos_2d', 'spatial_frequencies', 'rope_3d', 'token_depth', 'token_points',
+           'fill_holes', 'prior_depth', 'split_heads', 'merge_heads', 'attend', 'CrossAttention',
+           'RotaryCrossAttention', 'Mlp', 'GridSelfAttention', 'GridCrossAttention', 'check_block', 'check_heads',
+           'EncoderBlock', 'DecoderBlock', 'camera_matrices', 'act', 'check_cameras', 'camera_attention',
+           'plucker_tokens', 'look_up', 'crop_to_patches', 'carry_by_position', 'exo_ego_cameras', 'exo_ego_views',
+           'Places', 'Pairs', 'places', 'place_tokens', 'select', 'join', 'exo_ego_pairs', 'coded', 'absolute_features',
+           'Block', 'patch_stem', 'check_pairs', 'ExoToEgo', 'patches_to_picture', 'make_model', 'view_loss', 'train',
+           'weights_file', 'train_and_keep', 'load_rotary', 'predict_views', 'filled_prior']
 
 # %% ../nbs/methods/11_rotary_attention.ipynb #import-math
 import math
@@ -35,7 +35,7 @@ def cos_sin(
     "Cosine and sine; angles finer than the result are first brought into one turn, where float32 is exact enough."
     dtype = torch.promote_types(dtype, torch.float32)
     if angles.dtype == torch.float64 and dtype == torch.float32:
-        angles = angles - (angles / (2 * math.pi)).round() * (2 * math.pi)
+        angles = torch.sub(angles, (angles / (2 * math.pi)).round(), alpha=2 * math.pi)
     angles = angles.to(dtype)
     return angles.cos(), angles.sin()
 
@@ -84,7 +84,8 @@ def check_places(
     if value.device != x.device:
         raise ValueError(f"{name}: expected the device of x, {x.device}, got {value.device}")
     try:
-        check_broadcast(x=x.shape[:-2], **{name: value.shape[: -len(last)]})
+        if value.ndim > len(last):
+            check_broadcast(x=x.shape[:-2], **{name: value.shape[: -len(last)]})
     except ValueError as error:
         hint = f"; where x is (batch, heads, n, d), give {name} a dimension for the heads: {name}[:, None]"
         raise ValueError(f"{error}{hint if x.ndim >= 4 else ''}") from None
@@ -137,22 +138,32 @@ def axial_angles(
     return (positions.to(dtype)[..., None] * frequencies.to(dtype)).flatten(-2)
 
 
+def turn_axes(
+    x: Float[Tensor, "*b n d"],  # queries or keys
+    positions: Num[Tensor, "*b n a"],  # a numbers a token
+    frequencies: Float[Tensor, "f"],  # radians per unit of position; d = 2 a f
+    layout: str,  # "half" or "interleaved", within each axis's block of features
+) -> Float[Tensor, "*b n d"]:
+    "Each axis turns a block of features of its own (eq. 5); nothing is checked."
+    axes = positions.shape[-1]
+    cos, sin = cos_sin(axial_angles(positions, frequencies), x.dtype)
+    if layout == "interleaved" or axes == 1:
+        return turn(x, cos, sin, layout)
+    return turn(*(t.unflatten(-1, (axes, -1)) for t in (x, cos, sin)), layout).flatten(-2)
+
+
 def rope_axial(
     x: Float[Tensor, "*b n d"],  # queries or keys
     positions: Num[Tensor, "*b n a"],  # a numbers a token; leading dimensions broadcast with those of x
     frequencies: Float[Tensor, "f"],  # radians per unit of position; d = 2 a f
     layout: str = "half",  # of the pairs within each axis's block of features
 ) -> Float[Tensor, "*b n d"]:
-    "Each axis turns a block of the features of its own (eq. 5)."
-    check_tensor("frequencies", frequencies, "f")
-    axes = positions.shape[-1] if isinstance(positions, Tensor) and positions.ndim else 1
+    "Rotary position embedding with any number of axes and any frequencies (eq. 5)."
+    axes = max(positions.shape[-1], 1) if isinstance(positions, Tensor) and positions.ndim else 1
     sizes = check_features(x, axes, layout)
     check_places("positions", positions, (sizes["n"], axes), x)
     check_tensor("frequencies", frequencies, "f", f=sizes["d"] // (2 * axes))
-    cos, sin = cos_sin(axial_angles(positions, frequencies), x.dtype)
-    if layout == "interleaved" or axes == 1:
-        return turn(x, cos, sin, layout)
-    return turn(*(t.unflatten(-1, (axes, -1)) for t in (x, cos, sin)), layout).flatten(-2)
+    return turn_axes(x, positions, frequencies, layout)
 
 # %% ../nbs/methods/11_rotary_attention.ipynb #rope-1d
 def rope_1d(
@@ -165,7 +176,7 @@ def rope_1d(
     "Rotary position embedding of a sequence (eq. 3)."
     sizes = check_features(x, 1, layout)
     check_places("positions", positions, (sizes["n"],), x)
-    return rope_axial(x, positions[..., None], rope_frequencies(sizes["d"], base, f0, x.device), layout)
+    return turn_axes(x, positions[..., None], rope_frequencies(sizes["d"], base, f0, x.device), layout)
 
 # %% ../nbs/methods/11_rotary_attention.ipynb #sincos-axial
 def sincos_axial(
@@ -188,7 +199,7 @@ def rope_2d(
     "Rotary position embedding of a picture's patches: the first half of the features turns by y, the second by x (eq. 5)."
     sizes = check_features(x, 2, layout)
     check_places("positions_yx", positions_yx, (sizes["n"], 2), x)
-    return rope_axial(x, positions_yx, rope_frequencies(sizes["d"] // 2, base, f0, x.device), layout)
+    return turn_axes(x, positions_yx, rope_frequencies(sizes["d"] // 2, base, f0, x.device), layout)
 
 
 def grid_positions(
@@ -237,7 +248,7 @@ def rope_3d(
     "Rotary position embedding of points in space: a third of the features turns by x, a third by y, a third by z (eq. 6)."
     sizes = check_features(x, 3, layout)
     check_places("points", points, (sizes["n"], 3), x)
-    return rope_axial(x, points, spatial_frequencies(sizes["d"] // 6, longest, shortest, x.device), layout)
+    return turn_axes(x, points, spatial_frequencies(sizes["d"] // 6, longest, shortest, x.device), layout)
 
 # %% ../nbs/methods/11_rotary_attention.ipynb #token-depth
 def token_depth(
@@ -368,6 +379,15 @@ class CrossAttention(nn.Module):
         self.q, self.out = nn.Linear(dim, dim, bias), nn.Linear(dim, dim, bias)
         self.k, self.v = nn.Linear(self.context_dim, dim, bias), nn.Linear(self.context_dim, dim, bias)
 
+    def check(self, queries: Tensor, context: Tensor, context_mask: Tensor | None) -> dict:  # n, m: how many of each
+        "Refuse tokens that do not fit the layer."
+        sizes = check_tensor("queries", queries, "... n d", finite=False, d=self.dim)
+        sizes |= check_tensor("context", context, "... m c", finite=False, c=self.context_dim)
+        check_same(queries=queries, context=context)
+        if context_mask is not None:
+            check_mask("context_mask", context_mask, "... m", m=sizes["m"])
+        return sizes
+
     def forward(
         self,
         queries: Float[Tensor, "*b n dim"],
@@ -375,11 +395,8 @@ class CrossAttention(nn.Module):
         context_mask: Bool[Tensor, "*b m"] | None = None,  # True for tokens that count; the others may hold anything
         attention=attend,  # attention(q, k, v, mask) on heads
     ) -> Float[Tensor, "*b n dim"]:
-        check_tensor("queries", queries, "... n d", finite=False, d=self.dim)
-        m = check_tensor("context", context, "... m c", finite=False, c=self.context_dim)["m"]
-        check_same(queries=queries, context=context)
+        self.check(queries, context, context_mask)
         if context_mask is not None:
-            check_mask("context_mask", context_mask, "... m", m=m)
             context = context.masked_fill(~context_mask[..., None], 0)
         q, k, v = (split_heads(layer(x), self.heads) for layer, x in ((self.q, queries), (self.k, context), (self.v, context)))
         return self.out(merge_heads(attention(q, k, v, context_mask)))
@@ -409,8 +426,9 @@ class RotaryCrossAttention(CrossAttention):
         context_positions: Float[Tensor, "*b m 3"],  # metres
         context_mask: Bool[Tensor, "*b m"] | None = None,  # True for tokens that count; the others' positions may be NaN
     ) -> Float[Tensor, "*b n dim"]:
-        check_tensor("query_positions", query_positions, "... n 3", n=queries.shape[-2])
-        check_tensor("context_positions", context_positions, "... m 3", finite=False, m=context.shape[-2])
+        sizes = self.check(queries, context, context_mask)
+        check_tensor("query_positions", query_positions, "... n 3", n=sizes["n"])
+        check_tensor("context_positions", context_positions, "... m 3", finite=False, m=sizes["m"])
         if context_mask is not None:
             context_positions = context_positions.masked_fill(~context_mask[..., None], 0)
         check_tensor("context_positions", context_positions, "... m 3")
@@ -678,6 +696,7 @@ from typing import NamedTuple
 import nvs_book
 from .cameras import intrinsics_from_fov, look_at, spherical_pose
 from .scenes import ProceduralWorld, ViewPair, uniforms
+from .synsin import egocentric_prior
 from .training import Scale, Step, Trained, current_device, fit, load_weights, save_weights, scale, seed_of, seeded
 
 # %% ../nbs/methods/11_rotary_attention.ipynb #exo-ego-cameras
