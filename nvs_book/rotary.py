@@ -50,11 +50,11 @@ def as_pairs(
 
 
 def turn(
-    x: Float[Tensor, "*b n d"],  # features
-    cos: Float[Tensor, "*b n d/2"],  # of each pair's angle
-    sin: Float[Tensor, "*b n d/2"],  # the same
+    x: Float[Tensor, "*#b n d"],  # features
+    cos: Float[Tensor, "*#b n d//2"],  # of each pair's angle
+    sin: Float[Tensor, "*#b n d//2"],  # the same
     layout: str,  # "half" or "interleaved"
-) -> Float[Tensor, "*b n d"]:  # (a, b) -> (a cos - b sin, a sin + b cos), in x's dtype
+) -> Float[Tensor, "*#b n d"]:  # (a, b) -> (a cos - b sin, a sin + b cos), in x's dtype
     "Turn pairs of features, given the cosines and sines (eq. 2)."
     wide = x.to(cos.dtype)
     if layout == "interleaved":
@@ -106,10 +106,10 @@ def check_features(
 
 
 def rotate(
-    x: Float[Tensor, "*b n d"],  # queries or keys
-    angles: Float[Tensor, "*b n d/2"],  # radians; leading dimensions broadcast with those of x
+    x: Float[Tensor, "*#b n d"],  # queries or keys
+    angles: Float[Tensor, "*#b n d//2"],  # radians; leading dimensions broadcast with those of x
     layout: str = "half",  # pair k is (x_k, x_{k+d/2}): "half"; or (x_{2k}, x_{2k+1}): "interleaved"
-) -> Float[Tensor, "*b n d"]:  # in x's dtype
+) -> Float[Tensor, "*#b n d"]:  # in x's dtype
     "Turn pair k of every token's features by its angle (eq. 2)."
     sizes = check_features(x, 1, layout)
     check_places("angles", angles, (sizes["n"], sizes["d"] // 2), x)
@@ -139,11 +139,11 @@ def axial_angles(
 
 
 def turn_axes(
-    x: Float[Tensor, "*b n d"],  # queries or keys
-    positions: Num[Tensor, "*b n a"],  # a numbers a token
+    x: Float[Tensor, "*#b n d"],  # queries or keys
+    positions: Num[Tensor, "*#b n a"],  # a numbers a token
     frequencies: Float[Tensor, "f"],  # radians per unit of position; d = 2 a f
     layout: str,  # "half" or "interleaved", within each axis's block of features
-) -> Float[Tensor, "*b n d"]:
+) -> Float[Tensor, "*#b n d"]:
     "Each axis turns a block of features of its own (eq. 5); nothing is checked."
     axes = positions.shape[-1]
     cos, sin = cos_sin(axial_angles(positions, frequencies), x.dtype)
@@ -153,11 +153,11 @@ def turn_axes(
 
 
 def rope_axial(
-    x: Float[Tensor, "*b n d"],  # queries or keys
-    positions: Num[Tensor, "*b n a"],  # a numbers a token; leading dimensions broadcast with those of x
+    x: Float[Tensor, "*#b n d"],  # queries or keys
+    positions: Num[Tensor, "*#b n a"],  # a numbers a token; leading dimensions broadcast with those of x
     frequencies: Float[Tensor, "f"],  # radians per unit of position; d = 2 a f
     layout: str = "half",  # of the pairs within each axis's block of features
-) -> Float[Tensor, "*b n d"]:
+) -> Float[Tensor, "*#b n d"]:
     "Rotary position embedding with any number of axes and any frequencies (eq. 5)."
     axes = max(positions.shape[-1], 1) if isinstance(positions, Tensor) and positions.ndim else 1
     sizes = check_features(x, axes, layout)
@@ -167,12 +167,12 @@ def rope_axial(
 
 # %% ../nbs/methods/11_rotary_attention.ipynb #rope-1d
 def rope_1d(
-    x: Float[Tensor, "*b n d"],  # queries or keys
-    positions: Num[Tensor, "*b n"],  # whole numbers or not; leading dimensions broadcast with those of x
+    x: Float[Tensor, "*#b n d"],  # queries or keys
+    positions: Num[Tensor, "*#b n"],  # whole numbers or not; leading dimensions broadcast with those of x
     base: float = 10_000.0,  # see `rope_frequencies`
     layout: str = "interleaved",  # or "half"
     f0: float = 1.0,  # frequency of the first pair, radians per step
-) -> Float[Tensor, "*b n d"]:
+) -> Float[Tensor, "*#b n d"]:
     "Rotary position embedding of a sequence (eq. 3)."
     sizes = check_features(x, 1, layout)
     check_places("positions", positions, (sizes["n"],), x)
@@ -190,12 +190,12 @@ def sincos_axial(
 
 # %% ../nbs/methods/11_rotary_attention.ipynb #rope-2d
 def rope_2d(
-    x: Float[Tensor, "*b n d"],  # queries or keys
-    positions_yx: Num[Tensor, "*b n 2"],  # row and column of each patch; leading dimensions broadcast with those of x
+    x: Float[Tensor, "*#b n d"],  # queries or keys
+    positions_yx: Num[Tensor, "*#b n 2"],  # row and column of each patch; leading dimensions broadcast with those of x
     base: float = 100.0,  # see `rope_frequencies`
     layout: str = "half",  # of the pairs within each half of the features
     f0: float = 1.0,  # frequency of the first pair, radians per patch
-) -> Float[Tensor, "*b n d"]:
+) -> Float[Tensor, "*#b n d"]:
     "Rotary position embedding of a picture's patches: the first half of the features turns by y, the second by x (eq. 5)."
     sizes = check_features(x, 2, layout)
     check_places("positions_yx", positions_yx, (sizes["n"], 2), x)
@@ -239,12 +239,12 @@ def spatial_frequencies(
 
 
 def rope_3d(
-    x: Float[Tensor, "*b n d"],  # queries or keys; d divisible by 6
-    points: Float[Tensor, "*b n 3"],  # where each token stands, metres; leading dimensions broadcast with those of x
+    x: Float[Tensor, "*#b n d"],  # queries or keys; d divisible by 6
+    points: Float[Tensor, "*#b n 3"],  # where each token stands, metres; leading dimensions broadcast with those of x
     longest: float = 16.0,  # metres: the longest wavelength
     shortest: float = 0.4,  # metres: the shortest one
     layout: str = "half",  # of the pairs within each third of the features
-) -> Float[Tensor, "*b n d"]:
+) -> Float[Tensor, "*#b n d"]:
     "Rotary position embedding of points in space: a third of the features turns by x, a third by y, a third by z (eq. 6)."
     sizes = check_features(x, 3, layout)
     check_places("points", points, (sizes["n"], 3), x)
@@ -650,7 +650,8 @@ def look_up(
 ) -> Float[Tensor, "*b n c"]:
     "Attention by position alone: all queries and keys are one vector, turned (eq. 14)."
     same = values.new_tensor([1.0, 0.0]).repeat(query_positions.shape[-1] * len(frequencies))
-    q, k = (rope_axial(same.expand(*p.shape[:-1], -1), p, frequencies, "interleaved") for p in (query_positions, context_positions))
+    places = query_positions, context_positions
+    q, k = (rope_axial(same.expand(*p.shape[:-1], -1), p, frequencies, "interleaved") for p in places)
     return attend(q.unsqueeze(-3), k.unsqueeze(-3), values.unsqueeze(-3), scale=sharpness).squeeze(-3)
 
 # %% ../nbs/methods/11_rotary_attention.ipynb #crop-to-patches
@@ -928,7 +929,7 @@ def patches_to_picture(
 
 # %% ../nbs/methods/11_rotary_attention.ipynb #make-model
 SCALES = {
-    "tiny": dict(steps=60, batch_size=16, lr=6e-3, pairs=256, size=32, patch=4, dim=48, heads=2, layers=2, seeds=1),
+    "tiny": dict(steps=40, batch_size=16, lr=6e-3, pairs=128, size=32, patch=4, dim=48, heads=2, layers=2, seeds=1),
     "small": dict(steps=5000, batch_size=16, lr=6e-3, pairs=9000, size=32, patch=4, dim=48, heads=2, layers=3, seeds=3),
     "full": dict(steps=60000, batch_size=64, lr=1e-3, pairs=60000, size=64, patch=4, dim=192, heads=8, layers=6, seeds=3),
 }
