@@ -14,7 +14,6 @@ __all__ = ['LAYOUTS', 'UNIT', 'CODES', 'WAVELENGTHS', 'SCALES', 'cos_sin', 'as_p
 
 # %% ../nbs/methods/11_rotary_attention.ipynb #import-math
 import math
-from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Num
@@ -429,6 +428,8 @@ class RotaryCrossAttention(CrossAttention):
         sizes = self.check(queries, context, context_mask)
         check_tensor("query_positions", query_positions, "... n 3", n=sizes["n"])
         check_tensor("context_positions", context_positions, "... m 3", finite=False, m=sizes["m"])
+        named = {"queries": queries, "context": context, "query_positions": query_positions, "context_positions": context_positions}
+        check_broadcast(**{name: x.shape[:-2] for name, x in named.items()})
         if context_mask is not None:
             context_positions = context_positions.masked_fill(~context_mask[..., None], 0)
         check_tensor("context_positions", context_positions, "... m 3")
@@ -492,6 +493,7 @@ def check_block(name: str, x: Tensor, positions: Tensor, dim: int) -> None:
     if not isinstance(positions, Tensor) or positions.ndim < 2 or tuple(positions.shape[-2:]) != (n, 2):
         raise ValueError(f"{where}: expected a tensor of shape (..., {n}, 2), the row and column of each token of {name}, "
                          f"got {tuple(getattr(positions, 'shape', ())) or type(positions).__name__}")
+    check_broadcast(**{name: x.shape[:-2], where: positions.shape[:-2]})
 
 
 def check_heads(dim: int, heads: int, multiple: int) -> None:
