@@ -1,4 +1,4 @@
-"""What each position code is indifferent to, cell by cell of the chapter's table; cameras on features against their definition."""
+"""What each position code is indifferent to, cell by cell of the chapter's table; cameras on features against eq. 12."""
 
 import math
 from functools import cache
