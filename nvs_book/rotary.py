@@ -428,8 +428,8 @@ class RotaryCrossAttention(CrossAttention):
         sizes = self.check(queries, context, context_mask)
         check_tensor("query_positions", query_positions, "... n 3", n=sizes["n"])
         check_tensor("context_positions", context_positions, "... m 3", finite=False, m=sizes["m"])
-        named = {"queries": queries, "context": context, "query_positions": query_positions, "context_positions": context_positions}
-        check_broadcast(**{name: x.shape[:-2] for name, x in named.items()})
+        places = {"query_positions": query_positions.shape[:-2], "context_positions": context_positions.shape[:-2]}
+        check_broadcast(queries=queries.shape[:-2], context=context.shape[:-2], **places)
         if context_mask is not None:
             context_positions = context_positions.masked_fill(~context_mask[..., None], 0)
         check_tensor("context_positions", context_positions, "... m 3")
@@ -504,7 +504,7 @@ def check_heads(dim: int, heads: int, multiple: int) -> None:
 
 
 class EncoderBlock(nn.Module):
-    "CroCo's encoder block: self-attention with RoPE2D, then an MLP, each on normalised tokens and added to them."
+    "CroCo's encoder block: self-attention with RoPE2D, then an MLP, each on normalised tokens and added to them (eq. 10)."
 
     def __init__(
         self,
@@ -531,7 +531,7 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    "CroCo's decoder block: self-attention, a look into the other picture's normalised tokens, then an MLP."
+    "CroCo's decoder block: self-attention, a look into the other picture's normalised tokens, then an MLP (eq. 11)."
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0, base: float = 100.0, eps: float = 1e-6):
         super().__init__()
@@ -574,7 +574,7 @@ def act(
     angles: Float[Tensor, "*b n p"] | None,  # p = d / 4 pairs of the second half of the features; None: matrices act on all
     x: Float[Tensor, "*b heads n d"],
 ) -> Float[Tensor, "*b heads n d"]:
-    "A block-diagonal matrix on the features: copies of a 4 x 4 matrix on the first part, rotations on the rest (eq. 12)."
+    "A block-diagonal matrix on the features: copies of a 4 x 4 matrix on the first part, rotations on the rest (eq. 13)."
     part, wide = x.shape[-1] if angles is None else x.shape[-1] // 2, torch.promote_types(x.dtype, torch.float32)
     blocks, matrices = x[..., :part].to(wide).unflatten(-1, (-1, 4)), matrices.to(wide)
     with torch.autocast(x.device.type, enabled=False):  # a pose in bfloat16 is centimetres off

@@ -305,7 +305,7 @@ TOKENS, POINTS = torch.zeros(5, 24), torch.zeros(5, 3)
     ({"context_positions": POINTS[:4]}, ["context_positions", "m=5", "(4, 3)"]),
     ({"context": TOKENS[:, :20]}, ["context", "c=24", "(5, 20)"]),
     ({"queries": TOKENS.double()}, ["queries", "dtype"]),
-    ({"queries": TOKENS.expand(2, 5, 24), "query_positions": POINTS.expand(3, 5, 3)}, ["query_positions (3,)", "leading dimensions"]),
+    ({"queries": TOKENS.expand(2, 5, 24), "query_positions": POINTS.expand(3, 5, 3)}, ["query_positions (3,)", "broadcast"]),
     ({"context_mask": torch.ones(4, dtype=torch.bool)}, ["context_mask", "m=5", "(4,)"]),
 ])
 def test_rotary_cross_attention_names_what_does_not_fit(change, words):
@@ -326,7 +326,7 @@ def test_rotary_cross_attention_names_what_does_not_fit(change, words):
     (lambda: DecoderBlock(32, 2)(torch.zeros(6, 32), torch.zeros(4, 32), grid_positions(2, 3), grid_positions(2, 3)),
      ["memory_positions", "4, 2", "(6, 2)"]),
     (lambda: EncoderBlock(32, 2)(torch.zeros(6, 32), torch.full((6, 2), torch.nan)), ["positions", "finite"]),
-    (lambda: EncoderBlock(32, 2)(torch.zeros(2, 6, 32), torch.zeros(3, 6, 2)), ["x (2,)", "positions (3,)", "leading dimensions"]),
+    (lambda: EncoderBlock(32, 2)(torch.zeros(2, 6, 32), torch.zeros(3, 6, 2)), ["x (2,)", "positions (3,)", "broadcast"]),
     (lambda: token_depth(torch.ones(4, 6), 4), ["depth", "patches of 4", "(4, 6)"]),
     (lambda: token_depth(torch.ones(4, 6), 0), ["patch", ">= 1", "0"]),
     (lambda: token_depth(torch.ones(4, 6), 2, "mean"), ["pick", "median", "'mean'"]),
