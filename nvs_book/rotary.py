@@ -153,7 +153,7 @@ def turn_axes(
 
 def rope_axial(
     x: Float[Tensor, "*#b n d"],  # queries or keys
-    positions: Num[Tensor, "*#b n a"],  # a numbers a token; leading dimensions broadcast with those of x
+    positions: Num[Tensor, "*#b n a"],  # a numbers a token; (batch, 1, n, a) for x (batch, heads, n, d)
     frequencies: Float[Tensor, "f"],  # radians per unit of position; d = 2 a f
     layout: str = "half",  # of the pairs within each axis's block of features
 ) -> Float[Tensor, "*#b n d"]:
@@ -167,7 +167,7 @@ def rope_axial(
 # %% ../nbs/methods/11_rotary_attention.ipynb #rope-1d
 def rope_1d(
     x: Float[Tensor, "*#b n d"],  # queries or keys
-    positions: Num[Tensor, "*#b n"],  # whole numbers or not; leading dimensions broadcast with those of x
+    positions: Num[Tensor, "*#b n"],  # whole numbers or not; (batch, 1, n) for x (batch, heads, n, d)
     base: float = 10_000.0,  # see `rope_frequencies`
     layout: str = "interleaved",  # or "half"
     f0: float = 1.0,  # frequency of the first pair, radians per step
@@ -190,7 +190,7 @@ def sincos_axial(
 # %% ../nbs/methods/11_rotary_attention.ipynb #rope-2d
 def rope_2d(
     x: Float[Tensor, "*#b n d"],  # queries or keys
-    positions_yx: Num[Tensor, "*#b n 2"],  # row and column of each patch; leading dimensions broadcast with those of x
+    positions_yx: Num[Tensor, "*#b n 2"],  # row and column of each patch; (batch, 1, n, 2) for x (batch, heads, n, d)
     base: float = 100.0,  # see `rope_frequencies`
     layout: str = "half",  # of the pairs within each half of the features
     f0: float = 1.0,  # frequency of the first pair, radians per patch
@@ -239,7 +239,7 @@ def spatial_frequencies(
 
 def rope_3d(
     x: Float[Tensor, "*#b n d"],  # queries or keys; d divisible by 6
-    points: Float[Tensor, "*#b n 3"],  # where each token stands, metres; leading dimensions broadcast with those of x
+    points: Float[Tensor, "*#b n 3"],  # where each token stands, metres; (batch, 1, n, 3) for x (batch, heads, n, d)
     longest: float = 16.0,  # metres: the longest wavelength
     shortest: float = 0.4,  # metres: the shortest one
     layout: str = "half",  # of the pairs within each third of the features
