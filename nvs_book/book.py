@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from configparser import ConfigParser
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -197,8 +197,10 @@ class Watched(NotebookClient):
         self.peak = max(self.peak, _resident(pid))  # after each cell, because a chapter may reset the kernel's own record
         if self.number < len(self.nb.cells):
             on_cell()
-        elif self.cell.outputs and self.cell.outputs[-1].output_type == "stream":
-            self.about = json.loads(self.cell.outputs[-1].text)
+            return
+        said = "".join(output.text for output in self.cell.outputs if output.get("name") == "stdout")  # it may come in pieces
+        with suppress(ValueError):  # a thread of the chapter's prints into it
+            self.about = json.loads(said)
 
     def kill(self) -> None:
         "End the kernel at once; the run then ends with a DeadKernelError."

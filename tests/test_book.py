@@ -146,6 +146,20 @@ def test_printed_pieces_are_joined(tmp_path):
     assert output.text == "0\n1\n2\n"
 
 
+@pytest.mark.parametrize(
+    ("last", "about"),
+    [
+        ("import time\nprint('{\"device\": \"x\"', flush=True)\ntime.sleep(0.3)\nprint('}')", {"device": "x"}),
+        ("import sys\nprint('{\"device\": \"x\"}', flush=True)\nprint('a warning', file=sys.stderr)", {"device": "x"}),
+        ("print('a thread talks\\n{}')", {}),
+    ],
+)
+def test_what_a_kernel_says_of_itself_may_come_in_pieces_or_not_at_all(tmp_path, monkeypatch, last, about):
+    monkeypatch.setattr(book, "LAST_CELL", last)
+    run = book.run_notebook(notebook(tmp_path / "10_said.ipynb", "x = 1"), timeout=60)
+    assert run.error is None and run.about.get("device") == about.get("device")
+
+
 def test_cell_that_takes_too_long_is_named(tmp_path):
     slow = notebook(tmp_path / "10_slow.ipynb", "import time; time.sleep(60)")
     assert book.run_notebook(slow, timeout=1).error == "cell 1 (step-1): ran past 1 s"
