@@ -931,7 +931,7 @@ def patches_to_picture(
 
 # %% ../nbs/methods/11_rotary_attention.ipynb #make-model
 SCALES = {
-    "tiny": dict(steps=40, batch_size=16, lr=6e-3, pairs=128, size=32, patch=4, dim=48, heads=2, layers=2, seeds=1),
+    "tiny": dict(steps=25, batch_size=16, lr=6e-3, pairs=128, size=32, patch=4, dim=48, heads=2, layers=2, seeds=1),
     "small": dict(steps=5000, batch_size=16, lr=6e-3, pairs=9000, size=32, patch=4, dim=48, heads=2, layers=3, seeds=3),
     "full": dict(steps=60000, batch_size=64, lr=1e-3, pairs=60000, size=64, patch=4, dim=192, heads=8, layers=6, seeds=3),
 }
