@@ -428,7 +428,7 @@ def needed(cells):
     return keep[::-1]
 
 
-@pytest.mark.parametrize("name", ["01_cameras", "02_scenes", "03_metrics", "10_synsin"])
+@pytest.mark.parametrize("name", ["01_cameras", "02_scenes", "03_metrics", "10_synsin", "11_rotary_attention"])
 def test_a_chapter_s_exercises_run_with_the_stubs_in_place(copy, tmp_path, name):
     path = next(copy.rglob(f"{name}.ipynb"))
     notebook = nbformat.read(path, 4)
