@@ -3,19 +3,15 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/exercises/11_rotary_exercises.ipynb #import-importlib-util
-import importlib.util
-from contextlib import ExitStack
+# %% ../nbs/exercises/11_rotary_exercises.ipynb #from-functools-import-partial
 from functools import partial
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from .cameras import invert_pose, transform_points
-from .exercises import BLUE, ORANGE, draw_images, draw_points, exercise
+from .exercises import BLUE, ORANGE, as_kernel, by_kernel, draw_images, draw_points, exercise
 from nvs_book.rotary import (
     RotaryCrossAttention, camera_attention, rope_1d, rope_2d, rope_3d, rope_axial, rotate, token_depth, token_points, turn,
 )  # fmt: skip
@@ -988,54 +984,9 @@ def _kernel_cases(g):
             "not contiguous": (*rows, torch.randint(0, 90, (9,), generator=g).to(device), 10_000.0)}
 
 
-class _Torch(TorchDispatchMode):
-    "Notes whether torch itself computes with tensors as large as these."
-
-    def __init__(self, size):
-        super().__init__()
-        self.size, self.computed = size, False
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__.rstrip("_")
-        computes = name in ("mul", "add", "sub", "rsub", "addcmul", "bmm", "mm", "neg", "where")
-        self.computed |= computes and isinstance(result, torch.Tensor) and result.numel() >= self.size
-        return result
-
-
-_LAUNCHED = []  # one entry for each kernel that ran
-
-
-def _as_kernel(function, launches=1):
-    "For the answers kept here, which are written in torch: counts as a kernel."
-    def launch(*arguments):
-        _LAUNCHED.extend([function] * launches)
-        with _disable_current_modes():
-            return function(*arguments)
-    return launch
-
-
-def _launches(owner, name):
-    "Have a method of triton's note each call."
-    method = getattr(owner, name)
-
-    def noted(*args, **kwargs):
-        _LAUNCHED.append(owner)
-        return method(*args, **kwargs)
-    return patch.object(owner, name, noted)
-
-
-def _by_kernel(answer, q, k, positions, base):  # -> q and k turned, and how many kernels did it (0: torch did)
-    _LAUNCHED.clear()
-    with ExitStack() as stack:
-        if importlib.util.find_spec("triton"):
-            from triton.runtime.interpreter import GridExecutor
-            from triton.runtime.jit import JITFunction
-
-            stack.enter_context(_launches(GridExecutor, "__call__")), stack.enter_context(_launches(JITFunction, "run"))
-        torch_itself = stack.enter_context(_Torch(q.numel() // 2))
-        result = answer(q, k, positions, base)
-    return result if result is None else (result, 0.0 if torch_itself.computed else float(len(_LAUNCHED)))
+def _by_kernel(answer, q, k, positions, base):
+    "q and k turned, and how many kernels did it; tables for one head may be torch's."
+    return by_kernel(answer, q, k, positions, base, size=q.numel() // 2)
 
 
 def _draw_turned(expected, got=None):
@@ -1080,15 +1031,15 @@ def _neighbours(x, p, b):
 
 
 exercise(
-    "rotary.6", "One kernel for q and k", _as_kernel(_both_turned), cases=_kernel_cases, draw=_draw_turned, run=_by_kernel,
+    "rotary.6", "One kernel for q and k", as_kernel(_both_turned), cases=_kernel_cases, draw=_draw_turned, run=_by_kernel,
     seconds=60.0,
     wrong={
         "The result is right, but torch computed it (or part of it): launch a Triton kernel that does all of it.": _both_turned,
         "The result is right, but two kernels were launched: one can turn q and k, and has to compute sines and cosines once.":
-            _as_kernel(_both_turned, 2),
+            as_kernel(_both_turned, 2),
         "The result is right, but more than two kernels were launched: one can turn q and k of all heads.":
-            _as_kernel(_both_turned, 4),
-        **{message: _as_kernel(idea) for message, idea in {
+            as_kernel(_both_turned, 4),
+        **{message: as_kernel(idea) for message, idea in {
         "The inputs are taken for contiguous: call .contiguous(), or pass their strides to the kernel.":
             lambda q, k, p, b: _both_turned(_as_contiguous(q), _as_contiguous(k), p, b),
         "q is turned and k is not: both are.":
@@ -1131,7 +1082,7 @@ exercise(
         **{message: _of_both_by_angles(idea) for message, idea in {**_LAYOUTS, **_TURNING}.items()},
         **{message: _of_both(idea) for message, idea in _FREQUENCIES.items()}}.items()},
     },
-    right=(_as_kernel(_both_by_tables), _as_kernel(_both_as_complex)),
+    right=(as_kernel(_both_by_tables), as_kernel(_both_as_complex)),
     hints=("Number all pairs of q in one row: `pair = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)`. The pair's row is pair // "
            "(d / 2). Which is its token?",
            "The token is (pair // (d / 2)) % n, the pair's two numbers are at 2 * pair and 2 * pair + 1, and its frequency is "

@@ -3,18 +3,14 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/exercises/10_synsin_exercises.ipynb #import-importlib-util
-import importlib.util
-from contextlib import ExitStack
+# %% ../nbs/exercises/10_synsin_exercises.ipynb #from-functools-import-partial
 from functools import partial
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from .cameras import Camera, backproject, invert_pose, perspective, pixel_grid, transform_points
-from .exercises import draw_curves, draw_images, draw_points, exercise
+from .exercises import as_kernel, by_kernel, draw_curves, draw_images, draw_points, exercise
 from .synsin import hit_weights, opacity_by_distance, render_points, splat
 from .training import current_device
 
@@ -621,52 +617,9 @@ def _kernel_cases(g):
             "1 pixel": (draw(1, 2), draw(1, 2, 3))}
 
 
-class _Torch(TorchDispatchMode):
-    "Notes whether torch itself computes."
-
-    def __init__(self):
-        super().__init__()
-        self.computed = False
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__.rstrip("_")
-        self.computed |= name in ("mul", "sum", "cumprod", "prod", "cat", "add", "sub", "rsub", "bmm", "mm", "stack", "einsum")
-        return func(*args, **(kwargs or {}))
-
-
-_LAUNCHED = []  # one entry for each kernel that ran
-
-
-def _as_kernel(function):
-    "For the answers kept here, which are written in torch: counts as a kernel."
-    def launch(alpha, features):
-        _LAUNCHED.append(function)
-        with _disable_current_modes():
-            return function(alpha, features)
-    return launch
-
-
-def _launches(owner, name):
-    "Have a method of triton's note each call."
-    method = getattr(owner, name)
-
-    def noted(*args, **kwargs):
-        _LAUNCHED.append(owner)
-        return method(*args, **kwargs)
-    return patch.object(owner, name, noted)
-
-
-def _by_kernel(answer, alpha, features):  # -> the result, and 1 if a kernel made it
-    _LAUNCHED.clear()
-    with ExitStack() as stack:
-        if importlib.util.find_spec("triton"):
-            from triton.runtime.interpreter import GridExecutor
-            from triton.runtime.jit import JITFunction
-
-            stack.enter_context(_launches(GridExecutor, "__call__")), stack.enter_context(_launches(JITFunction, "run"))
-        torch_itself = stack.enter_context(_Torch())
-        result = answer(alpha, features)
-    return result if result is None else (result, 1.0 if _LAUNCHED and not torch_itself.computed else 0.0)
+def _by_kernel(answer, alpha, features):  # -> the result, and 1 if kernels made it, all of it
+    found = by_kernel(answer, alpha, features)
+    return found and (found[0], float(found[1] > 0))
 
 
 def _as_contiguous(x):  # what a kernel reads that takes its input for contiguous
@@ -692,10 +645,10 @@ def _strided(a, f, of_alpha=True, of_features=True):  # the pixel runs fastest, 
 
 
 exercise(
-    "synsin.5", "One kernel for the compositing", _as_kernel(_composite), cases=_kernel_cases, draw=_draw_discs, run=_by_kernel,
+    "synsin.5", "One kernel for the compositing", as_kernel(_composite), cases=_kernel_cases, draw=_draw_discs, run=_by_kernel,
     wrong={
         "The result is right, but torch computed it (or part of it): launch a Triton kernel that does all of it.": _composite,
-        **{message: _as_kernel(idea) for message, idea in {
+        **{message: as_kernel(idea) for message, idea in {
         "The inputs are taken for contiguous: call .contiguous(), or pass their strides to the kernel.":
             lambda a, f: _composite(_as_contiguous(a), _as_contiguous(f)),
         "The light that is left is not renewed for each channel: start the loop over the hits with 1.":
@@ -726,6 +679,6 @@ exercise(
             lambda a, f: _composite(a, f).T.reshape(len(f), f.shape[-1]),
         **_COMPOSITING}.items()},
     },
-    right=(_as_kernel(_loop_composite), _as_kernel(_over_composite)),
+    right=(as_kernel(_loop_composite), as_kernel(_over_composite)),
     hints=("`tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)` are a program's pixels; the mask is `pixels < P`.",
            "Loop over channels outside and over hits inside, with `left = tl.full([BLOCK], 1.0, tl.float32)` before the hits."))
