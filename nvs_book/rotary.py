@@ -56,12 +56,12 @@ def turn(
 ) -> Float[Tensor, "*#b n d"]:  # (a, b) -> (a cos - b sin, a sin + b cos), in x's dtype
     "Turn pairs of features, given the cosines and sines (eq. 2)."
     wide = x.to(cos.dtype)
-    if layout == "interleaved":
-        turned = torch.view_as_real(as_pairs(wide) * torch.complex(cos, sin)).flatten(-2)
-    else:
-        a, b = wide.chunk(2, -1)
-        turned = torch.cat([torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(b * cos, a, sin)], -1)
-    return turned.to(x.dtype)
+    if layout == "interleaved" and not torch.compiler.is_compiling():  # a compiler makes one pass of the other branch, too
+        return torch.view_as_real(as_pairs(wide) * torch.complex(cos, sin)).flatten(-2).to(x.dtype)
+    shape, axis = ((-1, 2), -1) if layout == "interleaved" else ((2, -1), -2)
+    a, b = wide.unflatten(-1, shape).unbind(axis)
+    turned = torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(b * cos, a, sin)
+    return torch.stack(turned, axis).flatten(-2).to(x.dtype)
 
 # %% ../nbs/methods/11_rotary_attention.ipynb #check-places
 def check_places(

@@ -256,6 +256,13 @@ def test_gradients(layout):
     assert gradgradcheck(lambda x, a: rotate(x[:1, :1, :4], a[:1, :1, :2], layout), (x, angles))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_compiles_in_one_piece(layout):
+    x, p, grid = randn(0, 2, 6, 16), torch.arange(6), grid_positions(2, 3)
+    for fn in (lambda x: rope_1d(x, p, layout=layout), lambda x: rope_2d(x, grid, layout=layout)):
+        assert torch.allclose(torch.compile(fn, backend="eager", fullgraph=True)(x), fn(x), atol=1e-6)
+
+
 def test_gradients_in_float32_reach_points():
     x, points = randn(0, 4, 24).requires_grad_(), randn(1, 4, 3).requires_grad_()
     upstream = randn(2, 4, 24)
