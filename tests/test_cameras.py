@@ -368,3 +368,19 @@ def test_an_empty_batch_is_a_batch():
 
 def test_crop_moves_the_principal_point_only():
     torch.testing.assert_close(crop_intrinsics(GOOD_K, 4, 7), intrinsics(60.0, 60.0, 25.0, 20.0))
+
+
+def test_autocast_does_not_touch_geometry():
+    turned = Camera(intrinsics(90.0, 100.0, 31.0, 25.0), look_at(torch.tensor([2.1, -1.3, 0.7]), torch.zeros(3)), 48, 64)
+    depth, other = torch.full((48, 64), 3.3), look_at(torch.tensor([1.7, 2.2, 1.1]), torch.zeros(3))
+
+    def all_of_it():
+        camera = Camera(turned.K, turned.c2w, 48, 64)  # checked again
+        points = camera.unproject(depth)
+        return points, *camera.project(points + 0.1), *camera.rays(), camera.w2c, relative_pose(camera.c2w, other)
+
+    exact = all_of_it()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (torch.eye(4) @ turned.c2w).dtype == torch.bfloat16  # what it does to a product elsewhere
+        for a, b in zip(exact, all_of_it(), strict=True):
+            assert torch.equal(a, b)
