@@ -831,13 +831,13 @@ class Progress:
 
 
 def _chapter_links(chapters: set) -> dict:  # chapter -> path
-    "Where the chapters' notebooks are, in a student's copy or in the book's own tree."
+    "Where the chapters' notebooks are, in a student's copy or in the book's own tree (rotary: 11_rotary_attention)."
     record = _progress_file()
     own = [record.parent.parent] if record else [folder / "nbs" for folder in (Path.cwd(), *Path.cwd().parents)]
     folder = next((folder for folder in own if (folder / "index.ipynb").is_file()), None)
     paths = [path for part in COPIED for path in sorted((folder / part).glob("[0-9][0-9]_*.ipynb"))] if folder else []
-    found = {path.stem.split("_", 1)[1]: path for path in paths}
-    return {name: Path(os.path.relpath(found[name])).as_posix() for name in chapters & set(found)}
+    found = {name: path for name in chapters for path in paths if f"{path.stem[3:]}_".startswith(f"{name}_")}
+    return {name: Path(os.path.relpath(path)).as_posix() for name, path in found.items()}
 
 
 def progress(

@@ -85,8 +85,17 @@ def test_every_exercise_is_asked_in_its_chapter_and_every_question_has_a_check(r
         for path in (root / "nbs" / part).glob("[0-9]*_*.ipynb"):
             cells = (cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code")
             text = "\n".join("".join(cell["source"]) for cell in cells)
-            asked |= {name for name in re.findall(r'\bcheck\("([a-z_0-9]+\.\d+)"', text) if name.split(".")[0] == path.stem[3:]}
+            names = set(re.findall(r'\bcheck\("([a-z_0-9]+\.\d+)"', text))
+            asked |= {name for name in names if f"{path.stem[3:]}_".startswith(name.split(".")[0] + "_")}
     assert asked == set(ALL)
+
+
+def test_progress_links_to_every_chapter_that_has_exercises(root, monkeypatch):
+    monkeypatch.chdir(root / "nbs")
+    links = exercises.progress().links
+    assert links["rotary"] == "methods/11_rotary_attention.ipynb"
+    assert all((root / "nbs" / path).is_file() for path in links.values())
+    assert set(links) == {name.split(".")[0] for name in ALL}
 
 
 def test_the_table_of_misconceptions_is_made_by_running_them(demo):
