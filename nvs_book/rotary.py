@@ -2,11 +2,11 @@
 
 # %% auto #0
 __all__ = ['LAYOUTS', 'UNIT', 'CODES', 'WAVELENGTHS', 'SCALES', 'cos_sin', 'as_pairs', 'turn', 'check_places', 'check_features',
-           'rotate', 'rope_frequencies', 'axial_angles', 'turn_axes', 'rope_axial', 'rope_1d', 'sincos_axial',
-           'rope_2d', 'grid_positions', 'sincos_2d', 'spatial_frequencies', 'rope_3d', 'token_depth', 'token_points',
-           'fill_holes', 'prior_depth', 'split_heads', 'merge_heads', 'attend', 'CrossAttention',
-           'RotaryCrossAttention', 'Mlp', 'GridSelfAttention', 'GridCrossAttention', 'check_block', 'check_heads',
-           'EncoderBlock', 'DecoderBlock', 'camera_matrices', 'act', 'check_cameras', 'camera_attention',
+           'rotate', 'rope_frequencies', 'axial_angles', 'turn_axes', 'rope_axial', 'rope_1d', 'check_positions',
+           'sincos_axial', 'rope_2d', 'grid_positions', 'sincos_2d', 'spatial_frequencies', 'rope_3d', 'token_depth',
+           'token_points', 'fill_holes', 'prior_depth', 'split_heads', 'merge_heads', 'check_mask_fits', 'attend',
+           'CrossAttention', 'RotaryCrossAttention', 'Mlp', 'GridSelfAttention', 'GridCrossAttention', 'check_block',
+           'check_heads', 'EncoderBlock', 'DecoderBlock', 'camera_matrices', 'act', 'check_cameras', 'camera_attention',
            'plucker_tokens', 'look_up', 'crop_to_patches', 'carry_by_position', 'exo_ego_cameras', 'exo_ego_views',
            'Places', 'Pairs', 'places', 'place_tokens', 'select', 'join', 'exo_ego_pairs', 'coded', 'absolute_features',
            'Block', 'patch_stem', 'check_pairs', 'ExoToEgo', 'patches_to_picture', 'make_model', 'view_loss', 'train',
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
-from .cameras import Camera, normalize_intrinsics, plucker, relative_pose
+from .cameras import Camera, full_precision, normalize_intrinsics, plucker, relative_pose
 from .checks import check_broadcast, check_choice, check_mask, check_number, check_same, check_tensor
 from .scenes import View
 from .synsin import rasterize_points
@@ -122,8 +122,10 @@ def rope_frequencies(
     device: torch.device | str = "cpu",
 ) -> Float[Tensor, "{size//2}"]:  # radians per step of the position, in float64 where the device has it
     "The frequencies f0 · base^(-2k/d) (eq. 4)."
-    check_number("base", base, 0, exclusive=True)
+    check_number("size", size, 0, integer=True), check_number("base", base, 0, exclusive=True)
     check_number("f0", f0, 0, exclusive=True)
+    if size % 2:
+        raise ValueError(f"size: expected an even number of features, got {size}")
     dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
     return f0 * base ** (-torch.arange(0, size, 2, dtype=dtype, device=device) / size)
 
@@ -177,12 +179,28 @@ def rope_1d(
     check_places("positions", positions, (sizes["n"],), x)
     return turn_axes(x, positions[..., None], rope_frequencies(sizes["d"], base, f0, x.device), layout)
 
-# %% ../nbs/methods/11_rotary_attention.ipynb #sincos-axial
+# %% ../nbs/methods/11_rotary_attention.ipynb #check-positions
+def check_positions(
+    name: str,  # of the argument
+    value: Tensor,  # (…, n, a)
+    axes: int | None = None,  # what a must be; None: any
+) -> None:
+    "Refuse positions that are not numbers, not finite, or not (…, n, a)."
+    if not isinstance(value, Tensor) or value.dtype == torch.bool or value.is_complex():
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name}: expected a torch tensor of whole or floating-point numbers, got {got}")
+    if value.ndim < 2 or axes not in (None, value.shape[-1]):
+        raise ValueError(f"{name}: expected shape (…, n, {axes or 'a'}), got {tuple(value.shape)}")
+    if value.is_floating_point():
+        check_tensor(name, value, "... n a")
+
+
 def sincos_axial(
     positions: Num[Tensor, "*b n a"],  # a numbers a token
     frequencies: Float[Tensor, "f"],  # radians per unit of position
 ) -> Float[Tensor, "*b n 2*a*f"]:  # for each axis its sines, then its cosines; float64 for positions in float64, else float32
     "The absolute code: sine and cosine of the angles of `axial_angles`, to be added to the tokens."
+    check_positions("positions", positions), check_tensor("frequencies", frequencies, "f")
     angles = axial_angles(positions, frequencies).unflatten(-1, (positions.shape[-1], -1))
     dtype = positions.dtype if positions.dtype == torch.float64 else torch.float32
     return torch.cat([angles.sin(), angles.cos()], -1).flatten(-2).to(dtype)
@@ -217,7 +235,7 @@ def sincos_2d(
     base: float = 10_000.0,  # see `rope_frequencies`
 ) -> Float[Tensor, "*b n {dim}"]:
     "The absolute code of a picture's patches (MAE, CroCo): the first half of the features encodes x, the second y."
-    check_number("dim", dim, 4, integer=True)
+    check_positions("positions_yx", positions_yx, 2), check_number("dim", dim, 4, integer=True)
     if dim % 4:
         raise ValueError(f"dim: expected a number divisible by 4 (2 axes, a sine and a cosine each), got {dim}")
     return sincos_axial(positions_yx.flip(-1), rope_frequencies(dim // 2, base, device=positions_yx.device))
@@ -230,7 +248,7 @@ def spatial_frequencies(
     device: torch.device | str = "cpu",
 ) -> Float[Tensor, "{num}"]:  # radians per metre, in float64 where the device has it
     "Frequencies whose wavelengths fall geometrically from the longest to the shortest (eq. 6)."
-    check_number("shortest", shortest, 0, exclusive=True)
+    check_number("num", num, 0, integer=True), check_number("shortest", shortest, 0, exclusive=True)
     check_number("longest", longest, shortest)
     dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
     steps = torch.linspace(0, 1, num, dtype=dtype, device=device)
@@ -260,6 +278,8 @@ def token_depth(
     check_number("patch", patch, minimum=1, integer=True), check_choice("pick", pick, ("median", "nearest"))
     if depth.shape[-2] % patch or depth.shape[-1] % patch:
         raise ValueError(f"depth: expected a size that patches of {patch} px divide, got {tuple(depth.shape[-2:])}")
+    if depth.isinf().any():
+        raise ValueError("depth: expected metres, or NaN where it is unknown, got infinite numbers")
     pixels = depth.unfold(-2, patch, patch).unfold(-2, patch, patch).flatten(-2)
     if pick == "median":
         return pixels.nanmedian(-1).values
@@ -275,6 +295,9 @@ def token_points(
     pick: str = "median",  # as for `token_depth`
 ) -> Float[Tensor, "*b n 3"]:  # metres, row by row; NaN where no pixel of the token is known
     "Where each token stands: the ray through its centre, as far as its depth (eq. 7)."
+    if patch > 1 and depth.shape[-2:] != (camera.height, camera.width):
+        raise ValueError(f"depth: expected the size of the camera's picture, {camera.height} x {camera.width} px, "
+                         f"got {tuple(depth.shape[-2:])}")
     depth = token_depth(depth, patch, pick)
     height, width = depth.shape[-2:]
     if height * camera.width != width * camera.height:
@@ -335,6 +358,13 @@ def merge_heads(
     return x.transpose(-3, -2).flatten(-2)
 
 
+def check_mask_fits(mask: Tensor, batch: tuple) -> None:  # of attention on heads: (*b, heads)
+    "Refuse a mask whose leading dimensions are not those of the tokens."
+    if check_broadcast(tokens=batch[:-1], mask=mask.shape[:-1]) != batch[:-1]:
+        raise ValueError(f"mask: expected leading dimensions of the tokens, {tuple(batch[:-1])}, got {tuple(mask.shape[:-1])}; "
+                         "a mask has none for heads or queries")
+
+
 def attend(
     q: Float[Tensor, "*b heads n d"],  # queries
     k: Float[Tensor, "*b heads m d"],  # keys
@@ -346,16 +376,20 @@ def attend(
     d = check_tensor("q", q, "... n d", finite=False)["d"]
     m = check_tensor("k", k, "... m d", finite=False, d=d)["m"]
     check_tensor("v", v, "... m c", finite=False, m=m)
+    batch = check_broadcast(q=q.shape[:-2], k=k.shape[:-2], v=v.shape[:-2])
     if mask is not None:
-        check_mask("mask", mask, "... m", m=m)
-    batch = check_broadcast(q=q.shape[:-2], k=k.shape[:-2], v=v.shape[:-2], mask=() if mask is None else (*mask.shape[:-1], 1))
-    width, scale = max(q.shape[-1], v.shape[-1]), q.shape[-1] ** -0.5 if scale is None else scale
+        check_mask("mask", mask, "... m", m=m), check_mask_fits(mask, batch)
+        mask = mask.expand(*batch[:-1], m).reshape(math.prod(batch[:-1]), 1, 1, m)
+    if scale is not None:
+        check_number("scale", scale)
+    if not m:  # nothing to look at
+        return q.new_zeros(*batch, q.shape[-2], v.shape[-1])
+    width, scale = max(d, v.shape[-1]), max(d, 1) ** -0.5 if scale is None else scale
 
     def flat(x):  # the kernels want four dimensions, and features of one width
-        return F.pad(x, (0, width - x.shape[-1])).expand(*batch, -1, -1).reshape(-1, *(batch[-1:] or (1,)), x.shape[-2], width)
+        x = F.pad(x, (0, width - x.shape[-1])).expand(*batch, -1, -1)
+        return x.reshape(math.prod(batch[:-1]), *(batch[-1:] or (1,)), x.shape[-2], width)
 
-    if mask is not None:
-        mask = mask.expand(*batch[:-1], mask.shape[-1]).reshape(-1, 1, 1, mask.shape[-1])
     out = F.scaled_dot_product_attention(flat(q), flat(k), flat(v), attn_mask=mask, scale=scale)
     return out[..., : v.shape[-1]].reshape(*batch, *out.shape[-2:-1], v.shape[-1])
 
@@ -382,9 +416,11 @@ class CrossAttention(nn.Module):
         "Refuse tokens that do not fit the layer."
         sizes = check_tensor("queries", queries, "... n d", finite=False, d=self.dim)
         sizes |= check_tensor("context", context, "... m c", finite=False, c=self.context_dim)
-        check_same(queries=queries, context=context)
+        if not torch.is_autocast_enabled(queries.device.type):  # within autocast the layers bring both to one dtype
+            check_same(queries=queries, context=context)
         if context_mask is not None:
             check_mask("context_mask", context_mask, "... m", m=sizes["m"])
+            check_mask_fits(context_mask, (*check_broadcast(queries=queries.shape[:-2], context=context.shape[:-2]), self.heads))
         return sizes
 
     def forward(
@@ -410,12 +446,14 @@ class RotaryCrossAttention(CrossAttention):
         heads: int,  # how many share them
         context_dim: int | None = None,  # features of a context token; None: dim
         bias: bool = True,  # of the four projections
-        **wavelengths: float,  # `longest` and `shortest` of `rope_3d`, metres
+        longest: float = 16.0,  # metres: the longest wavelength
+        shortest: float = 0.4,  # metres: the shortest one
     ):
         super().__init__(dim, heads, context_dim, bias)
+        spatial_frequencies(1, longest, shortest)  # refuses what is none
         if (dim // heads) % 6:
             raise ValueError(f"dim: expected dim / heads a multiple of 6 (a pair of features an axis), got {dim} / {heads}")
-        self.wavelengths = wavelengths
+        self.wavelengths = dict(longest=longest, shortest=shortest)
 
     def forward(
         self,
@@ -497,7 +535,7 @@ def check_block(name: str, x: Tensor, positions: Tensor, dim: int) -> None:
 
 
 def check_heads(dim: int, heads: int, multiple: int) -> None:
-    "Refuse heads whose features can not be shared out."
+    "Refuse heads whose features cannot be shared out."
     check_number("dim", dim, minimum=1, integer=True), check_number("heads", heads, minimum=1, integer=True)
     if dim % heads or (dim // heads) % multiple:
         raise ValueError(f"dim: expected dim / heads a multiple of {multiple}, got {dim} / {heads}")
@@ -554,6 +592,7 @@ class DecoderBlock(nn.Module):
         return x + self.mlp(self.norm3(x))
 
 # %% ../nbs/methods/11_rotary_attention.ipynb #camera-matrices
+@full_precision
 def camera_matrices(
     camera: Camera,  # a batch *b of cameras
     kind: str = "pose",  # "pose": w2c (GTA, CaPE); "projection": the lifted projection (PRoPE)
@@ -591,7 +630,7 @@ def act(
 
 # %% ../nbs/methods/11_rotary_attention.ipynb #check-cameras
 def check_cameras(q, k, v, matrices_q, matrices_k, angles_q, angles_k) -> None:
-    "Refuse what `camera_attention` can not share out between matrices and rotations."
+    "Refuse what `camera_attention` cannot share out between matrices and rotations."
     if (angles_q is None) != (angles_k is None):
         raise ValueError("angles_q, angles_k: expected both or neither, got one")
     d = check_tensor("q", q, "... n d", finite=False)["d"]
@@ -643,6 +682,7 @@ def plucker_tokens(
     return plucker(placed).flatten(-3, -2)
 
 # %% ../nbs/methods/11_rotary_attention.ipynb #look-up
+@full_precision
 def look_up(
     query_positions: Float[Tensor, "*b n a"],  # where values are wanted
     context_positions: Float[Tensor, "*b m a"],  # where they are known, in the same units
@@ -651,6 +691,7 @@ def look_up(
     sharpness: float = 250.0,  # c
 ) -> Float[Tensor, "*b n c"]:
     "Attention by position alone: all queries and keys are one vector, turned (eq. 14)."
+    check_number("sharpness", sharpness, minimum=0)
     same = values.new_tensor([1.0, 0.0]).repeat(query_positions.shape[-1] * len(frequencies))
     places = query_positions, context_positions
     q, k = (rope_axial(same.expand(*p.shape[:-1], -1), p, frequencies, "interleaved") for p in places)
@@ -683,6 +724,8 @@ def carry_by_position(
         raise ValueError(f"view: expected one view with depth, got image {tuple(view.image.shape)}, depth "
                          f"{None if view.depth is None else tuple(view.depth.shape)}")
     depth = prior_depth(view.camera, view.depth, camera, patch, fill=False)
+    if depth.isnan().all():
+        raise ValueError("camera: expected one that sees a point of the view whose depth is known, got one that sees none")
     asked = token_points(camera, fill_holes(depth), frame=camera)
     points = token_points(view.camera, view.depth, patch, frame=camera)
     known = points.isfinite().all(-1)
@@ -814,6 +857,7 @@ def coded(
     at_k: Places,
 ) -> Callable:  # attention(q, k, v, mask) on heads
     "Attention with a code that acts on queries and keys (and values); plain attention for the others."
+    check_choice("code", code, CODES)
 
     def rope(q, k, v, mask):
         return attend(rope_2d(q, at_q.pixels[:, None]), rope_2d(k, at_k.pixels[:, None]), v, mask)
@@ -836,6 +880,7 @@ def absolute_features(
     dim: int,  # of a token
 ) -> Float[Tensor, "b n c"] | None:  # None: this code adds nothing
     "What an absolute code says of each token."
+    check_choice("code", code, CODES)
     if code == "sincos":
         return sincos_2d(at.pixels, dim)
     if code in ("plucker", "points", "both"):
@@ -862,6 +907,9 @@ def patch_stem(
     patch: int,  # side of a token, pixels: 2, 4, 8 …
 ) -> nn.Sequential:  # (b, 3, h, w) -> (b, dim, h / patch, w / patch)
     "Convolutions that halve the resolution until a pixel is a token."
+    check_number("patch", patch, minimum=2, integer=True)
+    if patch & (patch - 1):
+        raise ValueError(f"patch: expected a power of two, got {patch}")
     half = dim // 2
     layers = [nn.Conv2d(3, half, 3, padding=1, padding_mode="replicate"), nn.GELU()]
     for _ in range(patch.bit_length() - 2):
@@ -895,9 +943,6 @@ class ExoToEgo(nn.Module):
     ):
         super().__init__()
         check_choice("code", code, CODES), check_heads(dim, heads, 24), check_number("layers", layers, minimum=1, integer=True)
-        check_number("patch", patch, minimum=2, integer=True)
-        if patch & (patch - 1):
-            raise ValueError(f"patch: expected a power of two, got {patch}")
         self.code, self.dim, self.patch = code, dim, patch
         self.stem, self.query = patch_stem(dim, patch), nn.Parameter(torch.randn(dim))
         axes = {"plucker": 6, "points": 3, "both": 3}.get(code)

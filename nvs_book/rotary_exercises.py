@@ -455,6 +455,9 @@ def _of_grid(change):  # an idea about the order of the tokens
 exercise(
     "rotary.3", "Where does a token stand?", _token_places, cases=_place_cases, draw=draw_points,
     wrong={
+        "The principal point is missing: a ray is ((x - cx) / fx, (y - cy) / fy, 1).":
+            lambda depth, K, exo, ego, patch: _token_places(
+                depth, K * torch.tensor([[1.0, 1, 0], [1, 1, 0], [1, 1, 1]]), exo, ego, patch),
         "The pose goes the other way: exo camera to world is c2w_exo, world to ego camera is the inverse of c2w_ego.":
             _by_pose(lambda exo, ego: invert_pose(exo) @ ego),
         "The two matrices are in the wrong order: a point meets c2w_exo first, so it stands on the right.":
@@ -669,6 +672,8 @@ def _failings(run, tokens, shifts, turn, apart, apart_turn, order):
                not _changed(before, run(*_moved(tokens, about, False))),
            "it changes when the context is listed in another order":
                _changed(before, run(q, k[:, order], v[:, order], points_q, points_k[order], c2w_q, c2w_k)),
+           "it changes when each token of the context is listed twice":
+               _changed(before, run(q, *(x.repeat(1, 2, 1) for x in (k, v)), points_q, points_k.repeat(2, 1), c2w_q, c2w_k)),
            "it does not depend on q": not _changed(before, run(q.flip(-1), *tokens[1:])),
            "it does not depend on k": not _changed(before, run(q, k.flip(-1), *tokens[2:])),
            "it does not depend on v": not _changed(before, run(q, k, v.flip(-1), *tokens[3:]))}
@@ -828,6 +833,9 @@ exercise(
         "Positions were replaced by the tokens' numbers in the list: a context has no order, and its geometry is lost.":
             lambda q, k, v, *places: _attention(*(_space_turned(
                 x, torch.arange(x.shape[-2])[:, None] * torch.tensor([1.0, 0.5, 0.3])) for x in (q, k)), v),
+        "The weights of a query must sum to 1 over the context: softmax along the keys, the last dimension of the scores, not along "
+        "the queries, and not left out.":
+            lambda q, k, v, pq, pk, cq, ck: torch.softmax(q @ k.mT / q.shape[-1] ** 0.5 - torch.cdist(pq, pk), -2) @ v,
         "Weights by distance alone: what the tokens hold (q · k) must count as well.":
             lambda q, k, v, pq, pk, cq, ck: torch.softmax(-(pq[:, None] - pk).norm(dim=-1), -1) @ v,
         "The mean of the context, whatever is asked: attention must depend on q and k.":
