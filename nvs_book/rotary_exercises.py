@@ -833,8 +833,8 @@ exercise(
         "Positions were replaced by the tokens' numbers in the list: a context has no order, and its geometry is lost.":
             lambda q, k, v, *places: _attention(*(_space_turned(
                 x, torch.arange(x.shape[-2])[:, None] * torch.tensor([1.0, 0.5, 0.3])) for x in (q, k)), v),
-        "The weights of a query must sum to 1 over the context: softmax along the keys, the last dimension of the scores, not along "
-        "the queries, and not left out.":
+        "The weights of a query must sum to 1 over the context: softmax along the keys, the last dimension of the scores, not "
+        "along the queries, and not left out.":
             lambda q, k, v, pq, pk, cq, ck: torch.softmax(q @ k.mT / q.shape[-1] ** 0.5 - torch.cdist(pq, pk), -2) @ v,
         "Weights by distance alone: what the tokens hold (q · k) must count as well.":
             lambda q, k, v, pq, pk, cq, ck: torch.softmax(-(pq[:, None] - pk).norm(dim=-1), -1) @ v,
