@@ -2,14 +2,17 @@
 
 # %% auto #0
 __all__ = ['CHUNK', 'UNITS', 'NEAR', 'FAR', 'KINDS', 'SCALES', 'check_depth_range', 'depth_from_disparity',
-           'disparity_from_depth', 'inverse_cdf', 'hit_probability', 'check_distribution', 'check_buckets',
-           'DepthDistribution', 'opacity_from_probability', 'opacity_exponent', 'DepthHead', 'EpipolarSegments',
-           'check_two_cameras', 'epipolar_segments', 'segment_points', 'bilinear', 'EpipolarSamples', 'sample_epipolar',
-           'check_map', 'other_views', 'view_segments', 'fourier_code', 'depth_code', 'PlainEpipolarAttention',
-           'check_views', 'Lines', 'lines_of', 'look_along', 'parts', 'sampled_dots', 'weigh_corners', 'EpipolarSum',
-           'Scatter', 'EpipolarAttention', 'draw_units', 'scaled_views', 'depth_pairs', 'EpipolarDepth',
-           'check_pictures', 'depth_loss', 'make_model', 'train', 'weights_file', 'train_and_keep', 'load_epipolar',
-           'likely_depth', 'predict_depth']
+           'disparity_from_depth', 'EpipolarSegments', 'check_two_cameras', 'check_bounds', 'epipolar_segments',
+           'segment_points', 'bilinear', 'EpipolarSamples', 'check_map', 'sample_epipolar', 'parts', 'some_segments',
+           'patch_features', 'MatchedDepth', 'match_depth', 'other_views', 'view_segments', 'fourier_code',
+           'depth_code', 'PlainEpipolarAttention', 'check_views', 'Lines', 'lines_of', 'look_along', 'sampled_dots',
+           'weigh_corners', 'Scatter', 'EpipolarSum', 'EpipolarAttention', 'inverse_cdf', 'hit_probability',
+           'check_distribution', 'check_buckets', 'DepthDistribution', 'opacity_from_probability', 'opacity_exponent',
+           'DepthHead', 'scales_from_features', 'rotation_from_xyzw', 'covariance_matrices', 'basis_values', 'sh_basis',
+           'circle_directions', 'band_matrix', 'rotate_harmonics', 'check_harmonics', 'check_rotation', 'Gaussians',
+           'harmonics_damping', 'gaussians_from_features', 'check_gaussian_inputs', 'draw_units', 'scaled_views',
+           'depth_pairs', 'EpipolarDepth', 'check_pictures', 'depth_loss', 'make_model', 'train', 'weights_file',
+           'train_and_keep', 'load_epipolar', 'likely_depth', 'predict_depth']
 
 # %% ../nbs/methods/12_epipolar_attention.ipynb #import-math
 import math
@@ -23,22 +26,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .cameras import Camera, full_precision, perspective, pixel_grid, visible_part
+from .cameras import Camera, full_precision, perspective, pixel_grid, rays_through, visible_part
 from .checks import check_broadcast, check_choice, check_number, check_same, check_tensor
-from .rotary import EncoderBlock, Mlp, check_heads, merge_heads, split_heads
-from .scenes import same_place
+from .rotary import EncoderBlock, check_heads
+from .scenes import View, same_place
 from .synsin import gather_sum
 
-# %% ../nbs/methods/12_epipolar_attention.ipynb #depth-snapshot
-from dataclasses import dataclass
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
-from .checks import check_broadcast, check_number, check_same, check_tensor
-
+# %% ../nbs/methods/12_epipolar_attention.ipynb #check-depth-range
 def check_depth_range(
     near: float | Float[Tensor, "*b"],  # nearest depth, > 0
-    far: float | Float[Tensor, "*b"],  # farthest depth, > near
+    far: float | Float[Tensor, "*b"],  # farthest depth, > near; may be infinite
     name: str,  # of the argument that the range belongs to
     like: Tensor,  # that argument: of its dtype and on its device, and of a shape that broadcasts with the range
 ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:  # both as tensors
@@ -46,6 +43,8 @@ def check_depth_range(
     bounds = {}
     for bound, value in dict(near=near, far=far).items():
         if not isinstance(value, Tensor):
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise TypeError(f"{bound}: expected a number or a tensor, got {value!r}")
             value = torch.tensor(value, dtype=like.dtype, device=like.device)
         check_tensor(bound, value, "...", finite=False)
         if not (value > 0).all():
@@ -59,13 +58,13 @@ def check_depth_range(
         raise ValueError("near, far: expected near < far, got near {:g}, far {:g}".format(*pairs[0].tolist()))
     return near, far
 
-
+# %% ../nbs/methods/12_epipolar_attention.ipynb #depth-from-disparity
 def depth_from_disparity(
     relative: Float[Tensor, "*b"],  # relative disparity in [0, 1]: 0 is near, 1 is far; NaN stays NaN
     near: float | Float[Tensor, "*b"],  # nearest depth, any unit; broadcasts with `relative`
     far: float | Float[Tensor, "*b"],  # farthest depth, the same unit
 ) -> Float[Tensor, "*b"]:  # in the unit of near and far, and of their kind: z-depth, or distance along the ray
-    "Depth at a relative disparity (eq. D1)."
+    "Depth at a relative disparity (eq. 3)."
     check_tensor("relative", relative, "...", finite=False)
     near, far = check_depth_range(near, far, "relative", relative)
     if ((relative < 0) | (relative > 1)).any():
@@ -79,226 +78,14 @@ def disparity_from_depth(
     near: float | Float[Tensor, "*b"],  # nearest depth, the same unit and kind; broadcasts with `depth`
     far: float | Float[Tensor, "*b"],  # farthest depth
 ) -> Float[Tensor, "*b"]:  # 0 at near, 1 at far; below 0 or above 1 for a depth outside of the range
-    "Relative disparity of a depth (eq. D2)."
+    "Relative disparity of a depth (eq. 3)."
     check_tensor("depth", depth, "...", finite=False)
     near, far = check_depth_range(near, far, "depth", depth)
     if (depth <= 0).any():
-        least = float(depth.detach().nan_to_num(1).min())
-        raise ValueError(f"depth: expected depths > 0, or NaN where it is unknown, got {least:g}")
+        raise ValueError(
+            f"depth: expected depths > 0, or NaN where it is unknown, got {float(depth.detach().nan_to_num(1).min()):g}"
+        )
     return (1 / near - 1 / depth) / (1 / near - 1 / far)
-
-def inverse_cdf(
-    probabilities: Float[Tensor, "*b k"],  # of the buckets; they sum to 1
-    uniforms: Float[Tensor, "*b n"],  # in [0, 1)
-) -> Int[Tensor, "*b n"]:
-    "The buckets at which the cumulative probability passes these numbers (eq. D4); no gradient passes."
-    k = check_tensor("probabilities", probabilities, "... k")["k"]
-    check_tensor("uniforms", uniforms, "... n"), check_same(probabilities=probabilities, uniforms=uniforms)
-    if uniforms.shape[:-1] != probabilities.shape[:-1]:
-        raise ValueError(f"uniforms: expected shape {(*probabilities.shape[:-1], 'n')}, got {tuple(uniforms.shape)}")
-    if ((uniforms < 0) | (uniforms >= 1)).any():
-        low, high = uniforms.aminmax()
-        raise ValueError(f"uniforms: expected numbers in [0, 1), got {float(low):g} to {float(high):g}")
-    cumulative = probabilities.detach().cumsum(-1)
-    reach = uniforms * cumulative[..., -1:]  # the sum of all is 1 but for rounding, and no draw may fall beyond it
-    return torch.searchsorted(cumulative, reach.contiguous(), right=True).clamp(max=k - 1)
-
-def hit_probability(
-    probabilities: Float[Tensor, "*b k"],  # of the buckets; they sum to 1
-) -> Float[Tensor, "*b k"]:  # in [0, 1]
-    "The probability of each bucket for a ray that has come as far as its near edge (eq. D5)."
-    check_tensor("probabilities", probabilities, "... k")
-    left = probabilities.flip(-1).cumsum(-1).flip(-1)
-    return probabilities / left.clamp_min(torch.finfo(probabilities.dtype).tiny)
-
-def check_distribution(
-    probabilities: Tensor,  # (*b, k)
-    offsets: Tensor,  # (*b, k)
-) -> None:
-    "Refuse probabilities that are none, or offsets that do not belong to them."
-    k = check_tensor("probabilities", probabilities, "... k")["k"]
-    check_tensor("offsets", offsets, "... k", k=k), check_same(probabilities=probabilities, offsets=offsets)
-    if offsets.shape != probabilities.shape or not k:
-        raise ValueError("probabilities, offsets: expected one shape (*b, k) with at least one bucket, "
-                         f"got {tuple(probabilities.shape)} and {tuple(offsets.shape)}")
-    total = probabilities.detach().sum(-1)
-    if (probabilities < 0).any() or ((total - 1).abs() > 1e-2).any():
-        worst = float(total.flatten()[(total - 1).abs().argmax()])
-        raise ValueError("probabilities: expected numbers >= 0 that sum to 1 over the last dimension, the buckets, got "
-                         f"{float(probabilities.min()):g} as the smallest and a sum of {worst:g}")
-    if ((offsets < 0) | (offsets > 1)).any():
-        raise ValueError(f"offsets: expected numbers in [0, 1], got {float(offsets.min()):g} to {float(offsets.max()):g}")
-
-
-def check_buckets(
-    index: Tensor,  # (*b, n)
-    probabilities: Float[Tensor, "*b k"],
-) -> None:
-    "Refuse an index that is not one of whole numbers (*b, n) in 0 … k-1."
-    k = probabilities.shape[-1]
-    if not isinstance(index, Tensor) or index.dtype != torch.int64:
-        raise TypeError(f"index: expected a tensor of int64, got {getattr(index, 'dtype', type(index).__name__)}")
-    if index.shape[:-1] != probabilities.shape[:-1] or index.ndim != probabilities.ndim:
-        raise ValueError(f"index: expected shape {(*probabilities.shape[:-1], 'n')}, got {tuple(index.shape)}")
-    if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < k:
-        raise ValueError(f"index: expected buckets 0 to {k - 1}, got {int(index.min())} to {int(index.max())}")
-
-@dataclass(frozen=True, eq=False)
-class DepthDistribution:
-    "For each pixel a probability for each bucket of relative disparity, and where in the bucket its surface stands."
-
-    probabilities: Float[Tensor, "*b k"]  # they sum to 1 over the buckets, the nearest first
-    offsets: Float[Tensor, "*b k"]  # in [0, 1]; 0 is the bucket's near edge
-    near: float | Float[Tensor, "*b"]  # where the first bucket begins: z-depth, or distance along the ray; all depths are that
-    far: float | Float[Tensor, "*b"]  # where the last one ends. For (b, v, r) rays of (b, v) views: near[..., None]
-
-    def __post_init__(self):
-        check_distribution(self.probabilities, self.offsets)
-        near, far = check_depth_range(self.near, self.far, "probabilities", self.probabilities[..., 0])
-        if max(near.ndim, far.ndim) > self.probabilities.ndim - 1:
-            raise ValueError("near, far: expected at most the leading dimensions of probabilities "
-                             f"{tuple(self.probabilities.shape)}, got {tuple(near.shape)} and {tuple(far.shape)}")
-        object.__setattr__(self, "near", near), object.__setattr__(self, "far", far)
-
-    @classmethod
-    def from_logits(
-        cls,
-        logits: Float[Tensor, "*b k"],  # of the buckets
-        offset_logits: Float[Tensor, "*b k"],  # of the offsets
-        near: float | Float[Tensor, "*b"],  # as above
-        far: float | Float[Tensor, "*b"],
-    ) -> "DepthDistribution":  # in float32 at least: 8 bits are too few for a disparity
-        "A softmax over the buckets, and a sigmoid for each offset."
-        check_tensor("logits", logits, "... k"), check_tensor("offset_logits", offset_logits, "... k")
-
-        def wide(x):
-            return x.to(torch.promote_types(x.dtype, torch.float32)) if isinstance(x, Tensor) and x.is_floating_point() else x
-
-        return cls(wide(logits).softmax(-1), wide(offset_logits).sigmoid(), wide(near), wide(far))
-
-    @property
-    def disparities(self) -> Float[Tensor, "*b k"]:
-        "Relative disparity of every bucket's surface, growing within [0, 1] (eq. D3)."
-        k = self.offsets.shape[-1]
-        return (torch.arange(k, dtype=self.offsets.dtype, device=self.offsets.device) + self.offsets) / k
-
-    @property
-    def depths(self) -> Float[Tensor, "*b k"]:
-        "Depth of every bucket's surface, growing from near to far (eq. D1)."
-        return depth_from_disparity(self.disparities, self.near[..., None], self.far[..., None])
-
-    def top(self, n: int = 1) -> Int[Tensor, "*b n"]:
-        "The n most probable buckets, the most probable first."
-        check_number("n", n, 1, self.probabilities.shape[-1], integer=True)
-        return self.probabilities.topk(n, dim=-1).indices
-
-    def sample(self, n: int, generator: torch.Generator) -> Int[Tensor, "*b n"]:
-        "Draw n buckets, with replacement (eq. D4); an index has no gradient, `opacity_of` has."
-        check_number("n", n, 1, integer=True)
-        if not isinstance(generator, torch.Generator):
-            raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
-        p = self.probabilities
-        return inverse_cdf(p, torch.rand(*p.shape[:-1], n, generator=generator, dtype=p.dtype, device=p.device))
-
-    def depth_of(self, index: Int[Tensor, "*b n"]) -> Float[Tensor, "*b n"]:
-        "Depths of these buckets' surfaces, differentiable in their offsets."
-        check_buckets(index, self.probabilities)
-        return self.depths.gather(-1, index)
-
-    def opacity_of(self, index: Int[Tensor, "*b n"], transmittance: bool = False) -> Float[Tensor, "*b n"]:
-        "The probability of each of these buckets; with `transmittance`, for a ray that came so far (eq. D5)."
-        check_buckets(index, self.probabilities)
-        return (hit_probability(self.probabilities) if transmittance else self.probabilities).gather(-1, index)
-
-    def mode(self) -> Float[Tensor, "*b"]:
-        "Depth of the most probable bucket."
-        return self.depth_of(self.top()).squeeze(-1)
-
-    def mean(self) -> Float[Tensor, "*b"]:
-        "Expected depth: differentiable in everything, and between two surfaces it is on neither."
-        return (self.probabilities * self.depths).sum(-1)
-
-    def quantile(self, q: float = 0.5) -> Float[Tensor, "*b"]:
-        "Depth of the bucket in which the cumulative probability passes q, in (0, 1)."
-        check_number("q", q, 0, 1, exclusive=True)
-        return self.depth_of(inverse_cdf(self.probabilities, torch.full_like(self.probabilities[..., :1], q))).squeeze(-1)
-
-    def bucket_of(self, depth: Float[Tensor, "*b"]) -> Int[Tensor, "*b"]:
-        "The bucket in which a depth (eq. D2) falls, the first or the last for one outside of near … far, -1 for NaN."
-        k = self.probabilities.shape[-1]
-        index = disparity_from_depth(depth, self.near, self.far).mul(k).clamp(0, k - 1)
-        return index.nan_to_num(-1).long()
-
-    def log_likelihood(self, depth: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        "Log-probability of the bucket in which a true depth falls; NaN where that is NaN, so take `nanmean`."
-        p, index = self.probabilities, self.bucket_of(depth)
-        if index.shape != p.shape[:-1]:
-            raise ValueError(f"depth: expected the shape of the pixels, {tuple(p.shape[:-1])}, got {tuple(depth.shape)}")
-        p = p.gather(-1, index.clamp_min(0)[..., None]).squeeze(-1).clamp_min(torch.finfo(p.dtype).tiny)
-        return torch.where(index < 0, torch.nan, p.log())
-
-    def to(self, *args, **kwargs) -> "DepthDistribution":
-        "The same on another device or of another dtype (arguments of `torch.Tensor.to`)."
-        return DepthDistribution(*(x.to(*args, **kwargs) for x in (self.probabilities, self.offsets, self.near, self.far)))
-
-def opacity_from_probability(
-    probability: Float[Tensor, "*b"],  # in [0, 1]
-    log2_exponent: float = 0.0,  # x: above 0 raises small opacities, 0 leaves all as they are, below 0 lowers them
-) -> Float[Tensor, "*b"]:  # in [0, 1]
-    "The opacity of a splat that was drawn with this probability (eq. D6)."
-    check_tensor("probability", probability, "..."), check_number("log2_exponent", log2_exponent, -6, 6)
-    if ((probability < -1e-5) | (probability > 1 + 1e-5)).any():
-        low, high = probability.detach().aminmax()
-        raise ValueError(f"probability: expected numbers in [0, 1], got {float(low):g} to {float(high):g}")
-    if log2_exponent == 0:
-        return probability
-
-    def power(base, exponent):  # 0 to any power is 0, with a slope of 0
-        return torch.where(base > 0, base.clamp(torch.finfo(base.dtype).tiny, 1) ** exponent, 0)
-
-    e = 2.0**log2_exponent
-    return (1 - power(1 - probability, e) + power(probability, 1 / e)) / 2
-
-
-def opacity_exponent(
-    step: int,  # of the training, from 0
-    warm_up: int,  # steps until `final` is reached
-    initial: float = 0.0,  # x_0
-    final: float = 0.0,  # x_1
-) -> float:  # x
-    "The exponent of eq. D6 at a step of the training: linear over the warm-up, then constant."
-    check_number("step", step, 0, integer=True), check_number("warm_up", warm_up, 1, integer=True)
-    check_number("initial", initial, -6, 6), check_number("final", final, -6, 6)
-    return initial + min(step / warm_up, 1.0) * (final - initial)
-
-class DepthHead(nn.Module):
-    "Features of a pixel to a distribution over its depth."
-
-    def __init__(
-        self,
-        dim: int,  # features of a pixel
-        num_buckets: int = 32,  # k
-    ):
-        super().__init__()
-        check_number("dim", dim, 1, integer=True), check_number("num_buckets", num_buckets, 1, integer=True)
-        self.dim, self.num_buckets = dim, num_buckets
-        self.projection = nn.Sequential(nn.ReLU(), nn.Linear(dim, 2 * num_buckets))
-
-    def logits(
-        self,
-        features: Float[Tensor, "*b dim"],
-    ) -> tuple[Float[Tensor, "*b k"], Float[Tensor, "*b k"]]:
-        "Logits of the buckets, and of the offsets."
-        check_tensor("features", features, "... dim", dim=self.dim)
-        return self.projection(features).unflatten(-1, (self.num_buckets, 2)).unbind(-1)
-
-    def forward(
-        self,
-        features: Float[Tensor, "*b dim"],
-        near: float | Float[Tensor, "*b"],  # as for `DepthDistribution`
-        far: float | Float[Tensor, "*b"],
-    ) -> DepthDistribution:
-        return DepthDistribution.from_logits(*self.logits(features), near, far)
 
 # %% ../nbs/methods/12_epipolar_attention.ipynb #epipolarsegments
 @dataclass(frozen=True, eq=False)
@@ -321,23 +108,40 @@ class EpipolarSegments:
         moved = {k: v.to(*args, **kwargs) for k, v in vars(self).items() if isinstance(v, Tensor) and v.is_floating_point()}
         return replace(self, valid=self.valid.to(moved["ends"].device), **moved)
 
-# %% ../nbs/methods/12_epipolar_attention.ipynb #check-cameras
+# %% ../nbs/methods/12_epipolar_attention.ipynb #check-two-cameras
 def check_two_cameras(
     src: Camera,  # a batch *b of cameras
     dst: Camera,  # a batch *b of cameras
     xy: Tensor,  # pixels of src, (*b, r, 2)
 ) -> tuple[Camera, Camera, Float[Tensor, "*b r 2"]]:
-    "Bring both to the leading dimensions that they have in common; refuse two cameras in one place."
+    "Bring all to the leading dimensions that they have in common; refuse two cameras in one place."
     for name, camera in (("src", src), ("dst", dst)):
         if not isinstance(camera, Camera):
             raise TypeError(f"{name}: expected a Camera, got {type(camera).__name__}")
     check_tensor("xy", xy, "... r 2"), check_same(src=src.K, dst=dst.K, xy=xy)
     batch = check_broadcast(src=src.batch_shape, dst=dst.batch_shape, xy=xy.shape[:-2])
     if (same := same_place(src, dst)).any():
-        raise ValueError("src, dst: expected cameras in different places, got a baseline of zero for "
-                         f"{int(same.sum())} of {same.numel()} pairs: there are no epipolar lines")
+        raise ValueError(
+            "src, dst: expected cameras in different places, got a baseline of zero for "
+            f"{int(same.sum())} of {same.numel()} pairs: there are no epipolar lines"
+        )
     src, dst = (replace(camera, K=camera.K.expand(*batch, 3, 3), c2w=camera.c2w.expand(*batch, 4, 4)) for camera in (src, dst))
     return src, dst, xy.expand(*batch, *xy.shape[-2:])
+
+
+def check_bounds(
+    near: float | Float[Tensor, "*#b"],  # metres along the rays
+    far: float | Float[Tensor, "*#b"],
+    camera: Camera,  # a batch *b
+) -> tuple[Float[Tensor, "*b 1"], Float[Tensor, "*b 1"]]:
+    "The bounds of the rays of each camera; refuse what is not 0 < near < far, or more than one pair a camera."
+    near, far = check_depth_range(near, far, "camera", camera.K[..., 0, 0])
+    if check_broadcast(near=near.shape, far=far.shape, camera=camera.batch_shape) != camera.batch_shape:
+        raise ValueError(
+            f"near, far: expected one each, or leading dimensions that fit the cameras', {tuple(camera.batch_shape)}, "
+            f"got {tuple(near.shape)} and {tuple(far.shape)}"
+        )
+    return tuple(x[..., None].expand(*camera.batch_shape, 1) for x in (near, far))
 
 # %% ../nbs/methods/12_epipolar_attention.ipynb #epipolar-segments
 @full_precision
@@ -348,23 +152,27 @@ def epipolar_segments(
     near: float | Float[Tensor, "*#b"],  # where the rays begin, metres along them
     far: float | Float[Tensor, "*#b"],  # where they end; may be infinite
 ) -> EpipolarSegments:
-    "The part of each pixel's ray that another camera sees (eqs. 3 to 5)."
+    "The part of each pixel's ray that another camera sees (eqs. 4 to 6)."
     src, dst, xy = check_two_cameras(src, dst, xy)
-    near, far = (x[..., None].expand(*xy.shape[:-2], 1) for x in check_depth_range(near, far, "src", src.K[..., 0, 0]))
+    dtype, wide = xy.dtype, xy.dtype if xy.device.type == "mps" else torch.float64  # a few numbers a ray: digits cost nothing
+    src, dst, xy, near, far = (x.to(wide) for x in (src, dst, xy, *check_bounds(near, far, src)))
     o, d, t_min, t_max = visible_part(src, dst, xy, near, far)
     t, valid = torch.stack([t_min, t_max], -1), t_min < t_max
     share = 1 / (1 + t)  # o + t d = (1 + t) (share o + (1 - share) d): a finite point to project, even where t is infinite
     pixels, z = perspective(dst.K, share[..., None] * o[..., None, :] + (1 - share)[..., None] * d[..., None, :])
     ends = torch.stack([(1 - share) / z, share / z], -1)
-    pixels, t, ends = (torch.where(valid.view(*valid.shape, *[1] * (x.ndim - valid.ndim)), x, torch.nan) for x in (pixels, t, ends))
-    return EpipolarSegments(*pixels.unbind(-2), *t.unbind(-1), valid, ends, near, far, dst.height, dst.width)
+    pixels, t, ends = (
+        torch.where(valid.view(*valid.shape, *[1] * (x.ndim - valid.ndim)), x, torch.nan) for x in (pixels, t, ends)
+    )
+    found = EpipolarSegments(*pixels.unbind(-2), *t.unbind(-1), valid, ends, near, far, dst.height, dst.width)
+    return found.to(dtype)
 
 # %% ../nbs/methods/12_epipolar_attention.ipynb #segment-points
 def segment_points(
     segments: EpipolarSegments,
     num_samples: int,  # of each segment
 ) -> tuple[Float[Tensor, "*b r s 2"], Float[Tensor, "*b r s"]]:  # pixels of dst; distance along the ray, metres
-    "Points evenly spaced along each segment in the image, the nearest first, and where on the ray each lies (eqs. 6 and 7)."
+    "Points evenly spaced along each segment in the image, the nearest first, and where on the ray each lies (eqs. 7 and 8)."
     check_number("num_samples", num_samples, minimum=1, integer=True)
     share = (torch.arange(num_samples, dtype=segments.ends.dtype, device=segments.ends.device) + 0.5) / num_samples
     xy = torch.lerp(segments.xy_min[..., None, :], segments.xy_max[..., None, :], share[:, None])
@@ -377,7 +185,7 @@ def bilinear(
     height: int,  # pixels
     width: int,  # pixels
 ) -> tuple[Int[Tensor, "*n 4"], Float[Tensor, "*n 4"]]:  # the four nearest pixels, counted row by row, and their weights
-    "Bilinear interpolation, as a weighted sum of four pixels; a pixel outside of the picture weighs nothing (eq. 8)."
+    "Bilinear interpolation, as a weighted sum of four pixels; a pixel outside of the picture weighs nothing (eq. 9)."
     place = xy.nan_to_num(-1.0) - 0.5
     corner = place.floor()
     (right, below), (x, y) = (place - corner).unbind(-1), corner.unbind(-1)
@@ -404,22 +212,6 @@ class EpipolarSamples:
         return EpipolarSamples(xy, features, t, self.valid.to(t.device))
 
 
-def sample_epipolar(
-    features: Float[Tensor, "*#b c h w"],  # of dst; a feature map may be smaller than the image
-    segments: EpipolarSegments,  # a batch *b
-    num_samples: int,  # of each segment
-) -> EpipolarSamples:
-    "Features of another view along the segments, bilinear between its pixels (eqs. 6 to 8)."
-    (c, h, w), batch = features.shape[-3:], segments.valid.shape[:-1]
-    check_map("features", features, segments)
-    xy, t = segment_points(segments, num_samples)
-    idx, weights = bilinear(xy * xy.new_tensor([w / segments.width, h / segments.height]), h, w)
-    maps = features.expand(*batch, c, h, w).movedim(-3, -1).reshape(-1, c)
-    first = h * w * torch.arange(math.prod(batch), dtype=torch.int32, device=xy.device).view(*batch, 1, 1, 1)
-    found = gather_sum(maps, (idx + first).flatten(0, -2), weights.to(maps.dtype).flatten(0, -2))
-    return EpipolarSamples(xy, found.view(*t.shape, c), t, segments.valid)
-
-
 def check_map(
     name: str,  # the argument's name
     features: Tensor,  # (*b, c, h, w)
@@ -435,6 +227,92 @@ def check_map(
     if check_broadcast(segments=batch, **{name: features.shape[:-3]}) != batch:
         raise ValueError(f"{name}: expected leading dimensions that fit those of the segments, {tuple(batch)}, "
                          f"got {tuple(features.shape[:-3])}")
+
+
+def sample_epipolar(
+    features: Float[Tensor, "*#b c h w"],  # of dst; a feature map may be smaller than the image
+    segments: EpipolarSegments,  # a batch *b
+    num_samples: int,  # of each segment
+) -> EpipolarSamples:
+    "Features of another view along the segments, bilinear between its pixels (eqs. 7 to 9)."
+    check_map("features", features, segments)
+    (c, h, w), batch = features.shape[-3:], segments.valid.shape[:-1]
+    xy, t = segment_points(segments, num_samples)
+    idx, weights = bilinear(xy * xy.new_tensor([w / segments.width, h / segments.height]), h, w)
+    maps = features.expand(*batch, c, h, w).movedim(-3, -1).reshape(-1, c)
+    first = h * w * torch.arange(math.prod(batch), dtype=torch.int32, device=xy.device).view(*batch, 1, 1, 1)
+    found = gather_sum(maps, (idx + first).flatten(0, -2), weights.to(maps.dtype).flatten(0, -2))
+    return EpipolarSamples(xy, found.view(*t.shape, c), t, segments.valid)
+
+# %% ../nbs/methods/12_epipolar_attention.ipynb #parts
+CHUNK = 2**20  # numbers of sampled keys (or values) held at a time
+
+
+def parts(
+    total: int,  # pixels
+    each: int,  # numbers that one pixel needs
+) -> list[slice]:
+    "Pixels in groups that need about CHUNK numbers."
+    step = max(1, CHUNK // max(each, 1))
+    return [slice(start, min(start + step, total)) for start in range(0, total, step)]
+
+
+def some_segments(
+    segments: EpipolarSegments,  # (*b, r)
+    part: slice,  # which of the r pixels
+) -> EpipolarSegments:
+    "The segments of some pixels."
+    pixels = {name: getattr(segments, name)[..., part] for name in ("t_min", "t_max", "valid")}
+    pixels |= {name: getattr(segments, name)[..., part, :] for name in ("xy_min", "xy_max")}
+    return replace(segments, ends=segments.ends[..., part, :, :], **pixels)
+
+# %% ../nbs/methods/12_epipolar_attention.ipynb #patch-features
+def patch_features(
+    image: Float[Tensor, "3 h w"],
+    side: int = 7,  # of the neighbourhood, pixels; odd
+) -> Float[Tensor, "c h w"]:  # c = 3 side²
+    "Each pixel's neighbourhood less its mean, at length 1: products of two are their normalised cross-correlation."
+    check_tensor("image", image, "3 h w"), check_number("side", side, minimum=1, integer=True)
+    if side % 2 == 0:
+        raise ValueError(f"side: expected an odd number, got {side}")
+    padded = F.pad(image[None], [side // 2] * 4, mode="replicate")
+    patches = F.unfold(padded, side)[0].unflatten(0, (3, -1))
+    patches = (patches - patches.mean(1, keepdim=True)).flatten(0, 1)
+    return F.normalize(patches, dim=0, eps=0.05).view(-1, *image.shape[1:])  # a patch without pattern stays small
+
+
+class MatchedDepth(NamedTuple):
+    "What attention along the lines reads, for every pixel."
+
+    depth: Float[Tensor, "h w"]  # unit of the poses; NaN where nothing of the ray is seen
+    weights: Float[Tensor, "h w s"]  # of the samples
+    xy: Float[Tensor, "h w s 2"]  # where they are in the other picture, pixels
+    score: Float[Tensor, "h w"]  # the best correlation on the line, from -1 to 1
+
+
+def match_depth(
+    src: View,  # the picture whose depth is wanted
+    dst: View,  # another one of the same scene
+    near: float,  # along the rays, unit of the poses
+    far: float,
+    num_samples: int = 64,  # of each line
+    side: int = 7,  # of the pixels' neighbourhoods
+    sharpness: float = 40.0,  # β
+) -> MatchedDepth:
+    "The depth of every pixel by attention along its epipolar line, with the pixels' neighbourhoods as features (eq. A1)."
+    check_number("sharpness", sharpness, minimum=0)
+    query, other = (patch_features(view.image, side) for view in (src, dst))
+    segments = epipolar_segments(
+        src.camera, dst.camera, pixel_grid(*src.image.shape[-2:], src.dtype, src.device).flatten(0, 1), near, far
+    )
+    cosine, found = src.camera.rays()[1] @ src.camera.c2w[:3, 2], []
+    for part in parts(len(segments.valid), num_samples * len(query)):
+        samples = sample_epipolar(other, some_segments(segments, part), num_samples)
+        score = torch.einsum("rsc,cr->rs", samples.features, query.flatten(1)[:, part])
+        weights = (sharpness * score).softmax(-1)
+        found.append((1 / (weights / samples.t).sum(-1), weights, samples.xy, score.amax(-1)))
+    t, weights, xy, score = (torch.cat(x).unflatten(0, cosine.shape) for x in zip(*found))
+    return MatchedDepth(t * cosine, weights, xy, score)
 
 # %% ../nbs/methods/12_epipolar_attention.ipynb #other-views
 def other_views(
@@ -463,12 +341,12 @@ def view_segments(
     near, far = (x[..., None, None] if isinstance(x, Tensor) and x.ndim else x for x in (near, far))
     return epipolar_segments(src, dst, xy, near, far)
 
-# %% ../nbs/methods/12_epipolar_attention.ipynb #depth-code
+# %% ../nbs/methods/12_epipolar_attention.ipynb #fourier-code
 def fourier_code(
     x: Float[Tensor, "*n"],  # in [0, 1]
     octaves: int,
 ) -> Float[Tensor, "*n 2*octaves"]:  # sin 2πx, cos 2πx, sin 4πx, cos 4πx, …
-    "A number as sines and cosines of octaves, so that linear layers can compare it finely (eq. 9)."
+    "A number as sines and cosines of octaves, so that linear layers can compare it finely (eq. 10)."
     angles = 2 * math.pi * x[..., None] * 2.0 ** torch.arange(octaves, dtype=x.dtype, device=x.device)
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)
 
@@ -479,13 +357,13 @@ def depth_code(
     far: Float[Tensor, "*#n"],  # metres
     octaves: int,
 ) -> Float[Tensor, "*n s 2*octaves"]:
-    "The code of a distance: of its relative disparity between near and far (eqs. D2 and 9)."
+    "The code of a distance: of its relative disparity between near and far (eqs. 3 and 10)."
     disparity = (1 / near[..., None] - 1 / t) / (1 / near - 1 / far)[..., None]
     return fourier_code(disparity.nan_to_num(0.0).clamp(0, 1), octaves)
 
 # %% ../nbs/methods/12_epipolar_attention.ipynb #plainepipolarattention
 class PlainEpipolarAttention(nn.Module):
-    "Epipolar attention as it is defined (eqs. 10 and 11): every sample is held, and its key and its value."
+    "Epipolar attention as it is defined (eqs. 11 and 12): every sample is held, and its key and its value."
 
     def __init__(
         self,
@@ -581,19 +459,7 @@ def look_along(
     seen = valid[..., None].expand(t.shape).flatten(1)
     return (idx + first[..., None, None]).flatten(1), weights.flatten(1), depth_code(t, near, far, octaves).flatten(1, 2), seen
 
-# %% ../nbs/methods/12_epipolar_attention.ipynb #lean-sum
-CHUNK = 2**20  # numbers of sampled keys (or values) held at a time
-
-
-def parts(
-    total: int,  # pixels
-    each: int,  # numbers that one pixel needs
-) -> list[slice]:
-    "Pixels in groups that need about CHUNK numbers."
-    step = max(1, CHUNK // max(each, 1))
-    return [slice(start, min(start + step, total)) for start in range(0, total, step)]
-
-
+# %% ../nbs/methods/12_epipolar_attention.ipynb #sampled-dots
 def sampled_dots(
     x: Float[Tensor, "m h d"],  # one vector a pixel and head
     maps: Float[Tensor, "p h d"],  # one a pixel of all feature maps and head
@@ -612,9 +478,32 @@ def weigh_corners(
     "The weight of each of the four pixels of every sample, for each head."
     return (share.transpose(0, 1)[..., None] * weights.unflatten(-1, (-1, 4))).flatten(-2)
 
+# %% ../nbs/methods/12_epipolar_attention.ipynb #scatter
+class Scatter:
+    "The way back: what pixels were gathered with, added to the pixels it came from; sorted once for all heads."
 
+    def __init__(
+        self,
+        idx: Int[Tensor, "m s4"],  # which pixels each row was made of
+    ):
+        pixel, order = idx.flatten().sort()
+        self.where = slice(int(pixel[0]), int(pixel[-1]) + 1) if len(pixel) else slice(0, 0)
+        reached = torch.arange(self.where.start, self.where.stop, dtype=idx.dtype, device=idx.device)
+        self.order, self.bounds, self.row = order, torch.searchsorted(pixel, reached), order // max(idx.shape[1], 1)
+
+    def add(
+        self,
+        total: Float[Tensor, "p d"],  # one vector a pixel, changed in place
+        rows: Float[Tensor, "m d"],  # one vector a row
+        weights: Float[Tensor, "m s4"],
+    ) -> None:
+        "total[idx[m, k]] += weights[m, k] rows[m]"
+        weights = weights.flatten()[self.order]
+        total[self.where] += F.embedding_bag(self.row, rows.contiguous(), self.bounds, mode="sum", per_sample_weights=weights)
+
+# %% ../nbs/methods/12_epipolar_attention.ipynb #epipolarsum
 class EpipolarSum(torch.autograd.Function):
-    "Attention along lines that never holds a sample longer than its score takes (eqs. 12 to 14); first derivatives only."
+    "Attention along lines that never holds a sample longer than its score takes (eqs. 13 to 15); first derivatives only."
 
     @staticmethod
     def forward(ctx, q, q_code, keys, values, lines, options):
@@ -651,39 +540,18 @@ class EpipolarSum(torch.autograd.Function):
                 scatter.add(grad_values[head], g[:, head], w_value)
         return grad_q, grad_q_code, grad_keys.transpose(0, 1), grad_values.transpose(0, 1), None, None
 
-# %% ../nbs/methods/12_epipolar_attention.ipynb #scatter
-class Scatter:
-    "The way back: what pixels were gathered with, added to the pixels it came from; sorted once for all heads."
-
-    def __init__(
-        self,
-        idx: Int[Tensor, "m s4"],  # which pixels each row was made of
-    ):
-        pixel, order = idx.flatten().sort()
-        self.where = slice(int(pixel[0]), int(pixel[-1]) + 1) if len(pixel) else slice(0, 0)
-        reached = torch.arange(self.where.start, self.where.stop, dtype=idx.dtype, device=idx.device)
-        self.order, self.bounds, self.row = order, torch.searchsorted(pixel, reached), order // max(idx.shape[1], 1)
-
-    def add(
-        self,
-        total: Float[Tensor, "p d"],  # one vector a pixel, changed in place
-        rows: Float[Tensor, "m d"],  # one vector a row
-        weights: Float[Tensor, "m s4"],
-    ) -> None:
-        "total[idx[m, k]] += weights[m, k] rows[m]"
-        weights = weights.flatten()[self.order]
-        total[self.where] += F.embedding_bag(self.row, rows.contiguous(), self.bounds, mode="sum", per_sample_weights=weights)
-
 # %% ../nbs/methods/12_epipolar_attention.ipynb #epipolarattention
 class EpipolarAttention(PlainEpipolarAttention):
-    "Epipolar attention (eqs. 10 and 11), the same numbers in a fraction of the memory and time (eqs. 12 to 14)."
+    "Epipolar attention (eqs. 11 and 12), the same numbers in a fraction of the memory and time (eqs. 13 to 15)."
 
     def attend(self, x: Float[Tensor, "*b v r c"], segments: EpipolarSegments, h: int, w: int) -> Float[Tensor, "*b v r c"]:
         "Attention of each pixel with all samples of its lines, before the last linear layer."
         with torch.autocast(x.device.type, enabled=False):
             wide = torch.promote_types(x.dtype, torch.float32)
             rows = x.to(wide).flatten(0, -2)
-            (key, key_code), (value, value_code) = (f.weight.to(wide).split([self.dim, 2 * self.octaves], 1) for f in (self.k, self.v))
+            (key, key_code), (value, value_code) = (
+                f.weight.to(wide).split([self.dim, 2 * self.octaves], 1) for f in (self.k, self.v)
+            )
             q = F.linear(rows, self.q.weight.to(wide)) / (self.dim // self.heads) ** 0.5
             q, keys, values = (y.unflatten(-1, (self.heads, -1)) for y in (q, F.linear(rows, key), F.linear(rows, value)))
             by_head = (c.unflatten(0, (self.heads, -1)) for c in (key_code, value_code))
@@ -693,13 +561,429 @@ class EpipolarAttention(PlainEpipolarAttention):
             found = found + torch.einsum("nhg,hdg->nhd", found_code, next(by_head))
         return found.reshape(x.shape).to(x.dtype)
 
+# %% ../nbs/methods/12_epipolar_attention.ipynb #inverse-cdf
+def inverse_cdf(
+    probabilities: Float[Tensor, "*b k"],  # of the buckets; they sum to 1
+    uniforms: Float[Tensor, "*b n"],  # in [0, 1)
+) -> Int[Tensor, "*b n"]:
+    "The buckets at which the cumulative probability passes these numbers (eq. D2); no gradient passes."
+    k = check_tensor("probabilities", probabilities, "... k")["k"]
+    check_tensor("uniforms", uniforms, "... n"), check_same(probabilities=probabilities, uniforms=uniforms)
+    if uniforms.shape[:-1] != probabilities.shape[:-1]:
+        raise ValueError(f"uniforms: expected shape {(*probabilities.shape[:-1], 'n')}, got {tuple(uniforms.shape)}")
+    if ((uniforms < 0) | (uniforms >= 1)).any():
+        low, high = uniforms.aminmax()
+        raise ValueError(f"uniforms: expected numbers in [0, 1), got {float(low):g} to {float(high):g}")
+    cumulative = probabilities.detach().cumsum(-1)
+    reach = uniforms * cumulative[..., -1:]  # the sum of all is 1 but for rounding, and no draw may fall beyond it
+    return torch.searchsorted(cumulative, reach.contiguous(), right=True).clamp(max=k - 1)
+
+# %% ../nbs/methods/12_epipolar_attention.ipynb #hit-probability
+def hit_probability(
+    probabilities: Float[Tensor, "*b k"],  # of the buckets; they sum to 1
+) -> Float[Tensor, "*b k"]:  # in [0, 1]
+    "The probability of each bucket for a ray that has come as far as its near edge (eq. D3)."
+    check_tensor("probabilities", probabilities, "... k")
+    left = probabilities.flip(-1).cumsum(-1).flip(-1)
+    return probabilities / left.clamp_min(torch.finfo(probabilities.dtype).tiny)
+
+# %% ../nbs/methods/12_epipolar_attention.ipynb #check-distribution
+def check_distribution(
+    probabilities: Tensor,  # (*b, k)
+    offsets: Tensor,  # (*b, k)
+) -> None:
+    "Refuse probabilities that are none, or offsets that do not belong to them."
+    k = check_tensor("probabilities", probabilities, "... k")["k"]
+    check_tensor("offsets", offsets, "... k", k=k), check_same(probabilities=probabilities, offsets=offsets)
+    if offsets.shape != probabilities.shape or not k:
+        raise ValueError("probabilities, offsets: expected one shape (*b, k) with at least one bucket, "
+                         f"got {tuple(probabilities.shape)} and {tuple(offsets.shape)}")
+    total = probabilities.detach().sum(-1)
+    if (probabilities < 0).any() or ((total - 1).abs() > 1e-2).any():
+        worst = float(total.flatten()[(total - 1).abs().argmax()])
+        raise ValueError("probabilities: expected numbers >= 0 that sum to 1 over the last dimension, the buckets, got "
+                         f"{float(probabilities.min()):g} as the smallest and a sum of {worst:g}")
+    if ((offsets < 0) | (offsets > 1)).any():
+        raise ValueError(f"offsets: expected numbers in [0, 1], got {float(offsets.min()):g} to {float(offsets.max()):g}")
+
+
+def check_buckets(
+    index: Tensor,  # (*b, n)
+    probabilities: Float[Tensor, "*b k"],
+) -> None:
+    "Refuse an index that is not one of whole numbers (*b, n) in 0 … k-1."
+    k = probabilities.shape[-1]
+    if not isinstance(index, Tensor) or index.dtype != torch.int64:
+        raise TypeError(f"index: expected a tensor of int64, got {getattr(index, 'dtype', type(index).__name__)}")
+    if index.shape[:-1] != probabilities.shape[:-1] or index.ndim != probabilities.ndim:
+        raise ValueError(f"index: expected shape {(*probabilities.shape[:-1], 'n')}, got {tuple(index.shape)}")
+    if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < k:
+        raise ValueError(f"index: expected buckets 0 to {k - 1}, got {int(index.min())} to {int(index.max())}")
+
+# %% ../nbs/methods/12_epipolar_attention.ipynb #depthdistribution
+@dataclass(frozen=True, eq=False)
+class DepthDistribution:
+    "For each pixel a probability for each bucket of relative disparity, and where in the bucket its surface stands."
+
+    probabilities: Float[Tensor, "*b k"]  # they sum to 1 over the buckets, the nearest first
+    offsets: Float[Tensor, "*b k"]  # in [0, 1]; 0 is the bucket's near edge
+    near: float | Float[Tensor, "*b"]  # where the first bucket begins: z-depth, or distance along the ray; all depths are that
+    far: float | Float[Tensor, "*b"]  # where the last one ends. For (b, v, r) rays of (b, v) views: near[..., None]
+
+    def __post_init__(self):
+        check_distribution(self.probabilities, self.offsets)
+        near, far = check_depth_range(self.near, self.far, "probabilities", self.probabilities[..., 0])
+        if max(near.ndim, far.ndim) > self.probabilities.ndim - 1:
+            raise ValueError("near, far: expected at most the leading dimensions of probabilities "
+                             f"{tuple(self.probabilities.shape)}, got {tuple(near.shape)} and {tuple(far.shape)}")
+        object.__setattr__(self, "near", near), object.__setattr__(self, "far", far)
+
+    @classmethod
+    def from_logits(
+        cls,
+        logits: Float[Tensor, "*b k"],  # of the buckets
+        offset_logits: Float[Tensor, "*b k"],  # of the offsets
+        near: float | Float[Tensor, "*b"],  # as above
+        far: float | Float[Tensor, "*b"],
+    ) -> "DepthDistribution":  # in float32 at least: 8 bits are too few for a disparity
+        "A softmax over the buckets, and a sigmoid for each offset."
+        check_tensor("logits", logits, "... k"), check_tensor("offset_logits", offset_logits, "... k")
+
+        def wide(x):
+            return x.to(torch.promote_types(x.dtype, torch.float32)) if isinstance(x, Tensor) and x.is_floating_point() else x
+
+        return cls(wide(logits).softmax(-1), wide(offset_logits).sigmoid(), wide(near), wide(far))
+
+    @property
+    def disparities(self) -> Float[Tensor, "*b k"]:
+        "Relative disparity of every bucket's surface, growing within [0, 1] (eq. D1)."
+        k = self.offsets.shape[-1]
+        return (torch.arange(k, dtype=self.offsets.dtype, device=self.offsets.device) + self.offsets) / k
+
+    @property
+    def depths(self) -> Float[Tensor, "*b k"]:
+        "Depth of every bucket's surface, growing from near to far (eq. 3)."
+        return depth_from_disparity(self.disparities, self.near[..., None], self.far[..., None])
+
+    def top(self, n: int = 1) -> Int[Tensor, "*b n"]:
+        "The n most probable buckets, the most probable first."
+        check_number("n", n, 1, self.probabilities.shape[-1], integer=True)
+        return self.probabilities.topk(n, dim=-1).indices
+
+    def sample(self, n: int, generator: torch.Generator) -> Int[Tensor, "*b n"]:
+        "Draw n buckets, with replacement (eq. D2); an index has no gradient, `opacity_of` has."
+        check_number("n", n, 1, integer=True)
+        if not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
+        p = self.probabilities
+        return inverse_cdf(p, torch.rand(*p.shape[:-1], n, generator=generator, dtype=p.dtype, device=p.device))
+
+    def depth_of(self, index: Int[Tensor, "*b n"]) -> Float[Tensor, "*b n"]:
+        "Depths of these buckets' surfaces, differentiable in their offsets."
+        check_buckets(index, self.probabilities)
+        return self.depths.gather(-1, index)
+
+    def opacity_of(self, index: Int[Tensor, "*b n"], transmittance: bool = False) -> Float[Tensor, "*b n"]:
+        "The probability of each of these buckets; with `transmittance`, for a ray that came so far (eq. D3)."
+        check_buckets(index, self.probabilities)
+        return (hit_probability(self.probabilities) if transmittance else self.probabilities).gather(-1, index)
+
+    def mode(self) -> Float[Tensor, "*b"]:
+        "Depth of the most probable bucket."
+        return self.depth_of(self.top()).squeeze(-1)
+
+    def mean(self) -> Float[Tensor, "*b"]:
+        "Expected depth: differentiable in everything, and between two surfaces it is on neither."
+        return (self.probabilities * self.depths).sum(-1)
+
+    def quantile(self, q: float = 0.5) -> Float[Tensor, "*b"]:
+        "Depth of the bucket in which the cumulative probability passes q, in (0, 1)."
+        check_number("q", q, 0, 1, exclusive=True)
+        return self.depth_of(inverse_cdf(self.probabilities, torch.full_like(self.probabilities[..., :1], q))).squeeze(-1)
+
+    def bucket_of(self, depth: Float[Tensor, "*b"]) -> Int[Tensor, "*b"]:
+        "The bucket in which a depth (eq. 3) falls, the first or the last for one outside of near … far, -1 for NaN."
+        k = self.probabilities.shape[-1]
+        index = disparity_from_depth(depth, self.near, self.far).mul(k).clamp(0, k - 1)
+        return index.nan_to_num(-1).long()
+
+    def log_likelihood(self, depth: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        "Log-probability of the bucket in which a true depth falls; NaN where that is NaN, so take `nanmean`."
+        p, index = self.probabilities, self.bucket_of(depth)
+        if index.shape != p.shape[:-1]:
+            raise ValueError(f"depth: expected the shape of the pixels, {tuple(p.shape[:-1])}, got {tuple(depth.shape)}")
+        p = p.gather(-1, index.clamp_min(0)[..., None]).squeeze(-1).clamp_min(torch.finfo(p.dtype).tiny)
+        return torch.where(index < 0, torch.nan, p.log())
+
+    def to(self, *args, **kwargs) -> "DepthDistribution":
+        "The same on another device or of another dtype (arguments of `torch.Tensor.to`)."
+        return DepthDistribution(*(x.to(*args, **kwargs) for x in (self.probabilities, self.offsets, self.near, self.far)))
+
+# %% ../nbs/methods/12_epipolar_attention.ipynb #opacity-from-probability
+def opacity_from_probability(
+    probability: Float[Tensor, "*b"],  # in [0, 1]
+    log2_exponent: float = 0.0,  # x: above 0 raises small opacities, 0 leaves all as they are, below 0 lowers them
+) -> Float[Tensor, "*b"]:  # in [0, 1]
+    "The opacity of a splat that was drawn with this probability (eq. D4)."
+    check_tensor("probability", probability, "..."), check_number("log2_exponent", log2_exponent, -6, 6)
+    if ((probability < -1e-5) | (probability > 1 + 1e-5)).any():
+        low, high = probability.detach().aminmax()
+        raise ValueError(f"probability: expected numbers in [0, 1], got {float(low):g} to {float(high):g}")
+    if log2_exponent == 0:
+        return probability
+
+    def power(base, exponent):  # 0 to any power is 0, with a slope of 0
+        return torch.where(base > 0, base.clamp(torch.finfo(base.dtype).tiny, 1) ** exponent, 0)
+
+    e = 2.0**log2_exponent
+    return (1 - power(1 - probability, e) + power(probability, 1 / e)) / 2
+
+
+def opacity_exponent(
+    step: int,  # of the training, from 0
+    warm_up: int,  # steps until `final` is reached
+    initial: float = 0.0,  # x_0
+    final: float = 0.0,  # x_1
+) -> float:  # x
+    "The exponent of eq. D4 at a step of the training: linear over the warm-up, then constant."
+    check_number("step", step, 0, integer=True), check_number("warm_up", warm_up, 1, integer=True)
+    check_number("initial", initial, -6, 6), check_number("final", final, -6, 6)
+    return initial + min(step / warm_up, 1.0) * (final - initial)
+
+# %% ../nbs/methods/12_epipolar_attention.ipynb #depthhead
+class DepthHead(nn.Module):
+    "Features of a pixel to a distribution over its depth."
+
+    def __init__(
+        self,
+        dim: int,  # features of a pixel
+        num_buckets: int = 32,  # k
+    ):
+        super().__init__()
+        check_number("dim", dim, 1, integer=True), check_number("num_buckets", num_buckets, 1, integer=True)
+        self.dim, self.num_buckets = dim, num_buckets
+        self.projection = nn.Sequential(nn.ReLU(), nn.Linear(dim, 2 * num_buckets))
+
+    def logits(
+        self,
+        features: Float[Tensor, "*b dim"],
+    ) -> tuple[Float[Tensor, "*b k"], Float[Tensor, "*b k"]]:
+        "Logits of the buckets, and of the offsets."
+        check_tensor("features", features, "... dim", dim=self.dim)
+        return self.projection(features).unflatten(-1, (self.num_buckets, 2)).unbind(-1)
+
+    def forward(
+        self,
+        features: Float[Tensor, "*b dim"],
+        near: float | Float[Tensor, "*b"],  # as for `DepthDistribution`
+        far: float | Float[Tensor, "*b"],
+    ) -> DepthDistribution:
+        return DepthDistribution.from_logits(*self.logits(features), near, far)
+
+# %% ../nbs/methods/12_epipolar_attention.ipynb #scales-from-features
+def scales_from_features(
+    raw: Float[Tensor, "*b r 3"],  # of any size
+    t: Float[Tensor, "*b r"],  # distance along the unit ray, metres
+    K: Float[Tensor, "*b 3 3"],  # intrinsics, pixels
+    scale_min: float = 0.5,  # the original's unit: with square pixels 0.2 px
+    scale_max: float = 15.0,  # the same unit
+) -> Float[Tensor, "*b r 3"]:  # standard deviations along the Gaussian's own axes, metres
+    "How large a Gaussian is, in proportion to its distance (eq. G3); nothing is checked."
+    pixel = 0.1 * (1 / K[..., 0, 0] + 1 / K[..., 1, 1])
+    return (scale_min + (scale_max - scale_min) * raw.sigmoid()) * (t * pixel[..., None])[..., None]
+
+# %% ../nbs/methods/12_epipolar_attention.ipynb #rotation-from-xyzw
+def rotation_from_xyzw(
+    quaternions: Float[Tensor, "*b 4"],  # x, y, z, w; of any length but 0
+) -> Float[Tensor, "*b 3 3"]:
+    "The rotation of a quaternion whose real part comes last; nothing is checked."
+    from kornia.geometry.conversions import quaternion_to_rotation_matrix
+
+    return quaternion_to_rotation_matrix(quaternions.roll(1, -1))
+
+
+def covariance_matrices(
+    scales: Float[Tensor, "*b 3"],  # standard deviations along the Gaussian's own axes
+    rotations: Float[Tensor, "*b 3 3"],  # from these axes into the frame that is wanted
+) -> Float[Tensor, "*b 3 3"]:  # symmetric and positive definite, squared unit of the scales
+    "Covariance from lengths and a rotation (eq. G4); nothing is checked."
+    M = rotations * scales[..., None, :]
+    return M @ M.mT
+
+# %% ../nbs/methods/12_epipolar_attention.ipynb #basis-values
+def basis_values(
+    directions: Float[Tensor, "*b 3"],  # unit vectors
+    degree: int,  # the highest band
+) -> Float[Tensor, "*b {(degree+1)**2}"]:  # band after band, m from -l to l
+    "The spherical harmonics of `sh_basis` (eqs. G6 and G7); nothing is checked."
+    x, y, z = directions.unbind(-1)
+    values, re, im = {}, torch.ones_like(x), torch.zeros_like(x)  # (x + iy)^m
+    for m in range(degree + 1):
+        before, p = torch.zeros_like(z), torch.full_like(z, math.prod(range(1, 2 * m, 2)))
+        for band in range(m, degree + 1):
+            norm = (2 if m else 1) * (2 * band + 1) / (4 * math.pi) * math.factorial(band - m) / math.factorial(band + m)
+            norm = (-1) ** m * math.sqrt(norm)
+            values[band, -m], values[band, m] = norm * p * im, norm * p * re  # for m = 0 the second one stays
+            before, p = p, ((2 * band + 1) * z * p - (band + m) * before) / (band + 1 - m)
+        re, im = re * x - im * y, re * y + im * x
+    return torch.stack([values[band, m] for band in range(degree + 1) for m in range(-band, band + 1)], -1)
+
+# %% ../nbs/methods/12_epipolar_attention.ipynb #sh-basis
+def sh_basis(
+    directions: Float[Tensor, "*b 3"],  # unit vectors; a rasteriser takes those from the camera to the Gaussian
+    degree: int,  # the highest band, 0 to 4
+) -> Float[Tensor, "*b {(degree+1)**2}"]:  # Y_00, Y_1-1, Y_10, Y_11, Y_2-2, …
+    "Spherical harmonics, real, in the order and with the signs of 3D Gaussian splatting (eq. G6)."
+    check_tensor("directions", directions, "... 3"), check_number("degree", degree, 0, 4, integer=True)
+    if directions.numel() and (off := (directions.detach().norm(dim=-1) - 1).abs().max()) > 1e-3:
+        raise ValueError(f"directions: expected unit vectors, got lengths off 1 by {off:.2g}; see torch.nn.functional.normalize")
+    return basis_values(directions, degree)
+
+# %% ../nbs/methods/12_epipolar_attention.ipynb #circle-directions
+def circle_directions(
+    band: int,  # l
+    like: Tensor,  # gives dtype and device
+) -> Float[Tensor, "{2*band+1} 3"]:  # unit vectors
+    "As many directions as a band has functions, at which these are well told apart: equal steps on the circle at z = 1/4."
+    azimuth = torch.arange(2 * band + 1, dtype=like.dtype, device=like.device) * (2 * math.pi / (2 * band + 1))
+    r = math.sqrt(1 - 0.25**2)
+    return torch.stack([r * azimuth.cos(), r * azimuth.sin(), torch.full_like(azimuth, 0.25)], -1)
+
+
+def band_matrix(
+    band: int,  # l
+    rotation: Float[Tensor, "*b 3 3"],
+) -> Float[Tensor, "*b {2*band+1} {2*band+1}"]:  # orthogonal
+    "What turns the coefficients of one band (eq. G9); nothing is checked."
+    p = circle_directions(band, rotation)
+    B, B_R = (basis_values(directions, band)[..., band**2 :] for directions in (p, p @ rotation))  # rows p @ R are R^T p
+    return torch.linalg.solve(B, B_R)
+
+# %% ../nbs/methods/12_epipolar_attention.ipynb #rotate-harmonics
+@full_precision
+def rotate_harmonics(
+    harmonics: Float[Tensor, "*#b n k"],  # n functions that turn together, k = (degree+1)² coefficients each
+    rotation: Float[Tensor, "*#b 3 3"],  # for example that of c2w: from the camera's frame into the world's
+) -> Float[Tensor, "*b n k"]:  # of the function that has at R d the value of the old one at d
+    "Turn functions on the sphere, given in the basis of `sh_basis` (eqs. G8 and G9)."
+    degree = check_harmonics("harmonics", harmonics)
+    check_rotation("rotation", rotation)
+    check_same(harmonics=harmonics, rotation=rotation)
+    check_broadcast(harmonics=harmonics.shape[:-2], rotation=rotation.shape[:-2])
+    parts = harmonics.split([2 * band + 1 for band in range(degree + 1)], -1)
+    return torch.cat([part @ band_matrix(band, rotation).mT for band, part in enumerate(parts)], -1)
+
+# %% ../nbs/methods/12_epipolar_attention.ipynb #check-harmonics
+def check_harmonics(
+    name: str,  # the argument's name
+    harmonics: Tensor,  # what came
+) -> int:  # the degree
+    "Refuse what is not (…, n, k) with as many coefficients as some degree from 0 to 4 has."
+    k = check_tensor(name, harmonics, "... n k")["k"]
+    if k not in (1, 4, 9, 16, 25):
+        raise ValueError(f"{name}: expected 1, 4, 9, 16 or 25 coefficients (degree 0 to 4), got {k} in {tuple(harmonics.shape)}")
+    return math.isqrt(k) - 1
+
+
+def check_rotation(
+    name: str,  # the argument's name
+    rotation: Tensor,  # what came
+) -> None:
+    "Refuse what is no rotation matrix, and say which way it fails."
+    check_tensor(name, rotation, "... 3 3")
+    if not rotation.numel():
+        return
+    R = rotation.detach()
+    off = (R.mT @ R - torch.eye(3, dtype=R.dtype, device=R.device)).abs().max().item()
+    if off > 1e-3:
+        raise ValueError(f"{name}: expected rotations, got columns that are off orthonormal by {off:.2g}; is a scale baked in?")
+    if torch.linalg.det(R).min() < 0:
+        raise ValueError(f"{name}: expected rotations, got a reflection (determinant -1): an odd number of axes was flipped")
+
+# %% ../nbs/methods/12_epipolar_attention.ipynb #gaussians
+@dataclass(frozen=True, eq=False)
+class Gaussians:
+    "Soft ellipsoids in the world, each with an opacity and a colour that depends on the direction (eqs. G1 and G5)."
+
+    means: Float[Tensor, "*b n 3"]  # metres, world
+    covariances: Float[Tensor, "*b n 3 3"]  # m², world; symmetric, positive definite
+    harmonics: Float[Tensor, "*b n 3 k"]  # colour, channel by channel, (degree+1)² coefficients each in the basis of `sh_basis`
+    opacities: Float[Tensor, "*b n"]  # in [0, 1]
+
+    def to(self, *args, **kwargs) -> "Gaussians":
+        "The same on another device or of another dtype (arguments of `torch.Tensor.to`)."
+        return Gaussians(*(getattr(self, field).to(*args, **kwargs) for field in self.__dataclass_fields__))
+
+
+def harmonics_damping(
+    degree: int,  # the highest band
+    like: Tensor,  # gives dtype and device
+) -> Float[Tensor, "{(degree+1)**2}"]:
+    "What the network's numbers for each coefficient are multiplied by: 1 in band 0, 0.1 · 0.25^l in band l."
+    numbers = [0.1 * 0.25**band if band else 1.0 for band in range(degree + 1) for _ in range(2 * band + 1)]
+    return torch.tensor(numbers, dtype=like.dtype, device=like.device)
+
+# %% ../nbs/methods/12_epipolar_attention.ipynb #gaussians-from-features
+@full_precision
+def gaussians_from_features(
+    features: Float[Tensor, "*#b r c"],  # any numbers: 3 of scale, 4 of a quaternion (x, y, z, w), 3 (degree+1)² of colour
+    camera: Camera,  # a batch *b of cameras: the pixels are theirs
+    xy: Float[Tensor, "*#b r 2"],  # pixels
+    t: Float[Tensor, "*#b r"],  # distance along the unit ray, metres; pixelSplat calls it depth
+    opacities: Float[Tensor, "*#b r"],  # in [0, 1]
+    scale_min: float = 0.5,  # smallest scale, in the original's unit: with square pixels 0.2 px
+    scale_max: float = 15.0,  # largest scale, in the same unit
+) -> Gaussians:  # one for each pixel, n = r
+    "A Gaussian for each pixel: on its ray, as large as it looks, turned into the world (eqs. G2, G3, G4 and G8)."
+    batch, r, degree = check_gaussian_inputs(features, camera, xy, t, opacities)
+    check_number("scale_min", scale_min, 0, exclusive=True), check_number("scale_max", scale_max, scale_min)
+    features, xy = (x.expand(*batch, *x.shape[-2:]) for x in (features, xy))
+    t, opacities = (x.expand(*batch, r) for x in (t, opacities))
+    camera = replace(camera, K=camera.K.expand(*batch, 3, 3), c2w=camera.c2w.expand(*batch, 4, 4))
+    scales, quaternions, harmonics = features.split([3, 4, 3 * (degree + 1) ** 2], -1)
+    origins, directions = rays_through(camera, xy)
+    scales = scales_from_features(scales, t, camera.K, scale_min, scale_max)
+    rotation = camera.c2w[..., :3, :3]
+    covariances = covariance_matrices(scales, rotation[..., None, :, :] @ rotation_from_xyzw(quaternions))
+    harmonics = harmonics.unflatten(-1, (3, (degree + 1) ** 2)) * harmonics_damping(degree, harmonics)
+    harmonics = rotate_harmonics(harmonics.flatten(-3, -2), rotation).unflatten(-2, (r, 3))
+    return Gaussians(origins + t[..., None] * directions, covariances, harmonics, opacities)
+
+# %% ../nbs/methods/12_epipolar_attention.ipynb #check-gaussian-inputs
+def check_gaussian_inputs(
+    features: Tensor,  # (*b, r, c)
+    camera: Camera,  # a batch *b
+    xy: Tensor,  # (*b, r, 2)
+    t: Tensor,  # (*b, r)
+    opacities: Tensor,  # (*b, r)
+) -> tuple[torch.Size, int, int]:  # the leading dimensions, r, the degree
+    "Refuse what no Gaussian can be made of."
+    if not isinstance(camera, Camera):
+        raise TypeError(f"camera: expected a Camera, got {type(camera).__name__}")
+    sizes = check_tensor("features", features, "... r c")
+    r, degrees = sizes["r"], {7 + 3 * (degree + 1) ** 2: degree for degree in range(5)}
+    if sizes["c"] not in degrees:
+        wanted = ", ".join(f"{count} (degree {degree})" for count, degree in degrees.items())
+        raise ValueError(f"features: expected 7 + 3 (degree+1)² channels, {wanted}; got {sizes['c']} in {tuple(features.shape)}")
+    for name, value, shape in (("xy", xy, "... r 2"), ("t", t, "... r"), ("opacities", opacities, "... r")):
+        check_tensor(name, value, shape, r=r)
+    check_same(features=features, camera=camera.K, xy=xy, t=t, opacities=opacities)
+    leading = dict(features=features.shape[:-2], camera=camera.batch_shape, xy=xy.shape[:-2], t=t.shape[:-1])
+    batch = check_broadcast(**leading, opacities=opacities.shape[:-1])
+    if bad := int((t.detach() <= 0).sum()):
+        raise ValueError(f"t: expected distances > 0, got {bad} of {t.numel()} that are not")
+    if bad := int(((opacities.detach() < 0) | (opacities.detach() > 1)).sum()):
+        raise ValueError(f"opacities: expected numbers in [0, 1], got {bad} of {opacities.numel()} outside")
+    if bad := int((features.detach()[..., 3:7].norm(dim=-1) < 1e-8).sum()):
+        raise ValueError(f"features: expected quaternions (channels 3 to 6) that are not 0, got {bad} of {t.numel()} that are")
+    return batch, r, degrees[sizes["c"]]
+
 # %% ../nbs/methods/12_epipolar_attention.ipynb #import-nvs-book
 from pathlib import Path
 
 import nvs_book
-from .metrics import DepthErrors, depth_errors
 from .rotary import grid_positions, patch_stem, token_depth
-from .scenes import PairDataset, View, ViewPair, collect
+from .scenes import PairDataset, collect
 from .training import Scale, Step, Trained, current_device, fit, load_weights, save_weights, scale, seeded
 
 # %% ../nbs/methods/12_epipolar_attention.ipynb #scaled-views
@@ -768,7 +1052,10 @@ class EpipolarDepth(nn.Module):
         looks = (EpipolarAttention(dim, heads, num_samples, octaves) for _ in range(layers))
         if kind == "monocular":  # as many weights, spent on the picture itself
             looks = (EncoderBlock(dim, heads, mlp_ratio=0.3) for _ in range(layers))
-        self.looks, self.blocks = nn.ModuleList(looks), nn.ModuleList(EncoderBlock(dim, heads, mlp_ratio=2.0) for _ in range(layers))
+        self.looks, self.blocks = (
+            nn.ModuleList(looks),
+            nn.ModuleList(EncoderBlock(dim, heads, mlp_ratio=2.0) for _ in range(layers)),
+        )
         self.norm, self.head = nn.LayerNorm(dim), DepthHead(dim, buckets)
 
     def segments(self, camera: Camera, h: int, w: int) -> EpipolarSegments | None:
@@ -778,7 +1065,7 @@ class EpipolarDepth(nn.Module):
         return None if self.kind == "monocular" else view_segments(camera.resized(h, w), self.near, self.far)
 
     def within(self, block: EncoderBlock, x: Float[Tensor, "b v c h w"]) -> Float[Tensor, "b v c h w"]:
-        "Self-attention of each picture's tokens (eq. 15), or what is left of it without attention."
+        "Self-attention of each picture's tokens (eq. 16), or what is left of it without attention."
         (h, w), tokens = x.shape[-2:], x.flatten(-2).mT
         if self.kind == "no self-attention":
             tokens = tokens + block.mlp(block.norm2(tokens))
@@ -808,8 +1095,10 @@ def check_pictures(image: Tensor, camera: Camera, patch: int) -> None:
     if not isinstance(camera, Camera):
         raise TypeError(f"camera: expected a Camera, got {type(camera).__name__}")
     if camera.batch_shape != image.shape[:2] or (camera.height, camera.width) != (sizes["h"], sizes["w"]):
-        raise ValueError(f"camera: expected one for each of the {tuple(image.shape[:2])} pictures of {sizes['h']} x {sizes['w']} px, got "
-                         f"{tuple(camera.batch_shape)} of {camera.height} x {camera.width} px")
+        raise ValueError(
+            f"camera: expected one for each of the {tuple(image.shape[:2])} pictures of {sizes['h']} x {sizes['w']} px, got "
+            f"{tuple(camera.batch_shape)} of {camera.height} x {camera.width} px"
+        )
 
 # %% ../nbs/methods/12_epipolar_attention.ipynb #depth-loss
 def depth_loss(model: nn.Module, views: View) -> tuple[Tensor, dict[str, Tensor]]:  # the loss, its parts
@@ -822,8 +1111,12 @@ def depth_loss(model: nn.Module, views: View) -> tuple[Tensor, dict[str, Tensor]
 # %% ../nbs/methods/12_epipolar_attention.ipynb #train
 SCALES = {
     "tiny": dict(steps=12, batch_size=4, lr=2e-3, pairs=24, size=64, patch=4, dim=32, heads=2, layers=1, num_samples=16, seeds=1),
-    "small": dict(steps=2500, batch_size=8, lr=2e-3, pairs=6000, size=64, patch=4, dim=64, heads=4, layers=2, num_samples=24, seeds=3),
-    "full": dict(steps=60000, batch_size=32, lr=5e-4, pairs=60000, size=128, patch=4, dim=192, heads=8, layers=3, num_samples=48, seeds=3),
+    "small": dict(
+        steps=2500, batch_size=8, lr=2e-3, pairs=6000, size=64, patch=4, dim=64, heads=4, layers=2, num_samples=24, seeds=3
+    ),
+    "full": dict(
+        steps=60000, batch_size=32, lr=5e-4, pairs=60000, size=128, patch=4, dim=192, heads=8, layers=3, num_samples=48, seeds=3
+    ),
 }
 
 
