@@ -218,6 +218,8 @@ def check_map(
     segments: EpipolarSegments,
 ) -> None:
     "Refuse features that are not finite, or that cannot be those of the images in which the segments lie."
+    if not isinstance(segments, EpipolarSegments):
+        raise TypeError(f"segments: expected EpipolarSegments, got {type(segments).__name__}")
     sizes, batch = check_tensor(name, features, "... c h w"), segments.valid.shape[:-1]
     if features.device != segments.ends.device:
         raise ValueError(f"{name}, segments: expected one device, got {features.device} and {segments.ends.device}")
@@ -301,6 +303,9 @@ def match_depth(
 ) -> MatchedDepth:
     "The depth of every pixel by attention along its epipolar line, with the pixels' neighbourhoods as features (eq. A1)."
     check_number("sharpness", sharpness, minimum=0)
+    for name, view in (("src", src), ("dst", dst)):
+        if not isinstance(view, View):
+            raise TypeError(f"{name}: expected a View, got {type(view).__name__}")
     query, other = (patch_features(view.image, side) for view in (src, dst))
     segments = epipolar_segments(
         src.camera, dst.camera, pixel_grid(*src.image.shape[-2:], src.dtype, src.device).flatten(0, 1), near, far
@@ -385,7 +390,7 @@ class PlainEpipolarAttention(nn.Module):
         segments: EpipolarSegments,  # of all views, as `view_segments` gives them
     ) -> Float[Tensor, "*b v c h w"]:
         "Add to each pixel what it finds along its lines; a pixel whose lines nobody sees stays as it is."
-        check_views(features, segments, self.dim)
+        check_views(features, segments, self.q.weight)
         x = self.norm(features.movedim(-3, -1)).flatten(-3, -2)
         update = self.out(self.attend(x, segments, *features.shape[-2:])) * segments.valid.any(-2)[..., None]
         return features + update.unflatten(-2, features.shape[-2:]).movedim(-1, -3).to(features.dtype)
@@ -406,10 +411,14 @@ class PlainEpipolarAttention(nn.Module):
 def check_views(
     features: Tensor,  # (*b, v, c, h, w)
     segments: EpipolarSegments,  # (*b, v, v-1, h·w)
-    dim: int,  # what c must be
+    weight: Tensor,  # (c, c), of the layer
 ) -> None:
-    "Refuse features that do not belong to the segments."
-    sizes = check_tensor("features", features, "... v c h w", c=dim)
+    "Refuse features that do not belong to the layer or to the segments."
+    sizes = check_tensor("features", features, "... v c h w", c=len(weight))
+    if sizes["v"] < 2:
+        raise ValueError(f"features: expected v >= 2 views of each scene, got {sizes['v']}")
+    if not torch.is_autocast_enabled(features.device.type):
+        check_same(features=features, weight=weight)
     check_map("features", features.unsqueeze(-4), segments)
     expected = (*features.shape[:-3], sizes["v"] - 1, sizes["h"] * sizes["w"])
     if segments.valid.shape != expected:
@@ -454,7 +463,8 @@ def look_along(
 ) -> tuple[Int[Tensor, "m os4"], Float[Tensor, "m os4"], Float[Tensor, "m os g"], Bool[Tensor, "m os"]]:
     "For some pixels: which pixels their samples are made of, with which weights, the samples' depth codes, and whether they are."
     xy_min, xy_max, ends, valid, near, far, first = (x[part] for x in lines)
-    xy, t = segment_points(EpipolarSegments(xy_min, xy_max, near, far, valid, ends, near, far, height, width), num_samples)
+    segments = EpipolarSegments(xy_min, xy_max, near, far, valid, ends, near, far, height, width)  # t_min, t_max are not read
+    xy, t = segment_points(segments, num_samples)
     idx, weights = bilinear(xy, height, width)
     seen = valid[..., None].expand(t.shape).flatten(1)
     return (idx + first[..., None, None]).flatten(1), weights.flatten(1), depth_code(t, near, far, octaves).flatten(1, 2), seen
@@ -931,7 +941,7 @@ def gaussians_from_features(
     xy: Float[Tensor, "*#b r 2"],  # pixels
     t: Float[Tensor, "*#b r"],  # distance along the unit ray, metres; pixelSplat calls it depth
     opacities: Float[Tensor, "*#b r"],  # in [0, 1]
-    scale_min: float = 0.5,  # smallest scale, in the original's unit: with square pixels 0.2 px
+    scale_min: float = 0.5,  # smallest scale, in the original's unit, 0.2 px where pixels are square: 0.1 px
     scale_max: float = 15.0,  # largest scale, in the same unit
 ) -> Gaussians:  # one for each pixel, n = r
     "A Gaussian for each pixel: on its ray, as large as it looks, turned into the world (eqs. G2, G3, G4 and G8)."
@@ -996,6 +1006,8 @@ def draw_units(
     generator: torch.Generator,
 ) -> Float[Tensor, "{num}"]:
     "A unit for each scene: log-uniform, so that halving and doubling are as likely."
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
     low, high = (math.log(unit) for unit in UNITS)
     return (low + (high - low) * torch.rand(num, generator=generator)).exp()
 
@@ -1006,10 +1018,12 @@ def scaled_views(
 ) -> View:  # the same pictures; poses and depths in the new unit
     "What structure from motion would give of the same scene: nothing in the pictures changes (eq. 1)."
     check_tensor("units", units, "n", n=views.image.shape[0])
+    if not (units > 0).all():
+        raise ValueError(f"units: expected numbers > 0, got {float(units.min()):g}")
     factor = units.to(views.image)[:, None, None, None]
     place = torch.cat([views.camera.c2w[..., :3, :3], factor * views.camera.c2w[..., :3, 3:]], -1)
     camera = replace(views.camera, c2w=torch.cat([place, views.camera.c2w[..., 3:, :]], -2))
-    return View(views.image, camera, views.depth * factor)
+    return View(views.image, camera, None if views.depth is None else views.depth * factor)
 
 
 def depth_pairs(
@@ -1046,6 +1060,7 @@ class EpipolarDepth(nn.Module):
     ):
         super().__init__()
         check_choice("kind", kind, KINDS), check_number("layers", layers, minimum=1, integer=True)
+        check_depth_range(near, far, "depths", torch.empty(()))
         self.kind, self.patch, self.near, self.far = kind, patch, near, far
         self.stem, self.first = patch_stem(dim, patch), EncoderBlock(dim, heads, mlp_ratio=2.0)
         octaves = 0 if kind == "no depth code" else 10
@@ -1061,6 +1076,8 @@ class EpipolarDepth(nn.Module):
     def segments(self, camera: Camera, h: int, w: int) -> EpipolarSegments | None:
         "Where each token looks; with the wrong pose, along the lines of the next scene's cameras."
         if self.kind == "wrong pose":
+            if len(camera.c2w) < 2:
+                raise ValueError("camera: the wrong pose is that of another scene: expected 2 scenes or more, got 1")
             camera = replace(camera, c2w=camera.c2w.roll(1, 0))
         return None if self.kind == "monocular" else view_segments(camera.resized(h, w), self.near, self.far)
 

@@ -1,6 +1,7 @@
 """The epipolar chapter's experiment: units, the five networks, their loss, training, the shipped weights."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -209,6 +210,19 @@ def test_scales_are_complete():
 
 
 # --- what ships
+
+
+def test_units_that_are_none_and_a_wrong_pose_that_is_the_right_one_are_refused():
+    views = depth_pairs(2)
+    with pytest.raises(ValueError, match="units: expected numbers > 0, got -1"):
+        scaled_views(views, torch.tensor([1.0, -1.0]))
+    with pytest.raises(TypeError, match="generator: expected a torch.Generator"):
+        draw_units(3, None)
+    assert scaled_views(replace(views, depth=None), torch.ones(2)).depth is None
+    with pytest.raises(ValueError, match="expected 2 scenes or more, got 1"):
+        EpipolarDepth("wrong pose")(views.image[:1], views[:1].camera)
+    with pytest.raises(ValueError, match="near: expected depths > 0, got 0"):
+        EpipolarDepth(near=0.0)
 
 
 @TRAINED
