@@ -1,4 +1,4 @@
-"""DUSt3R's loss and heads: parity with the original, the definition by pixel, invariances, gradients, missing truth, bad input."""
+"""DUSt3R's loss and heads: parity with the original, the definition by pixel, invariances, gradients, no truth, bad input."""
 
 import math
 
