@@ -64,8 +64,8 @@ def test_similarity_equals_roma():
 def test_similarity_and_pytorch3d():
     """Golden p3d_similarity_alignment (rows: dst = s * src @ R + T).
 
-    PyTorch3D multiplies both centred clouds by the weights, which so count squared in its covariance, and plainly in its means. Its
-    numbers are reproduced so; ours have a smaller weighted sum of squares, which is what both are meant to make smallest.
+    PyTorch3D multiplies both centred clouds by the weights, which so count squared in its covariance, and plainly in its means.
+    Its numbers are reproduced so; ours have a smaller weighted sum of squares, which is what both are meant to make smallest.
     """
     g = {name: value.double() for name, value in golden("p3d_similarity_alignment").items()}
     w = g["weights"] / g["weights"].sum(-1, keepdim=True)
