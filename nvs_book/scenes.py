@@ -5,7 +5,7 @@ __all__ = ['FOCAL', 'CX', 'CY', 'CX_SHIFT', 'BASELINE', 'KINDS', 'View', 'stack_
            'reproject', 'sphere_trace', 'Shapes', 'rounded_distance', 'rounded_normal', 'uniforms', 'draw_shapes',
            'Materials', 'draw_materials', 'Surface', 'ProceduralWorld', 'ViewPair', 'PairDataset', 'MultiViewDataset',
            'collect', 'read_image', 'read_depth', 'Frame', 'resize_view', 'ViewFolder', 'read_transforms',
-           'write_transforms', 'distort', 'read_colmap', 'read_realestate10k', 'read_srn', 'read_views',
+           'write_transforms', 'distort', 'read_colmap', 'read_realestate10k', 'read_srn', 'read_views', 'same_place',
            'fundamental_matrix', 'epipolar_residual', 'match_pixels', 'Reading', 'judge_poses', 'epipolar_check']
 
 # %% ../nbs/foundations/02_scenes.ipynb #import-math
@@ -1579,7 +1579,10 @@ def read_views(
                      "there is none of these")
 
 # %% ../nbs/foundations/02_scenes.ipynb #one-place
-def _one_place(src: Camera, dst: Camera) -> Bool[Tensor, "*b"]:
+def same_place(
+    src: Camera,  # a batch *b of cameras
+    dst: Camera,  # a batch *b of cameras
+) -> Bool[Tensor, "*b"]:
     "Whether two cameras have one centre, up to the rounding of their numbers."
     reach = torch.maximum(src.center.norm(dim=-1), dst.center.norm(dim=-1))
     return (src.center - dst.center).norm(dim=-1) <= 2e-6 * reach
@@ -1592,7 +1595,7 @@ def fundamental_matrix(
     "The fundamental matrix of two cameras, eq. (R2)."
     from kornia.geometry.epipolar import cross_product_matrix
 
-    if _one_place(src, dst).any():
+    if same_place(src, dst).any():
         raise ValueError("src, dst: expected cameras in different places, got two with one centre: there are no epipolar lines")
     motion = relative_pose(src.c2w.double(), dst.c2w.double())
     essential = cross_product_matrix(motion[..., :3, 3]) @ motion[..., :3, :3]
@@ -1612,7 +1615,7 @@ def epipolar_residual(
     check_tensor("xy_dst", xy_dst, "n 2", **check_tensor("xy_src", xy_src, "n 2"))
     if src.batch_shape or dst.batch_shape:
         raise ValueError(f"src, dst: expected single cameras, got {tuple(src.batch_shape)} and {tuple(dst.batch_shape)} of them")
-    if not _one_place(src, dst):
+    if not same_place(src, dst):
         return left_to_right_epipolar_distance(xy_src.double(), xy_dst.double(), fundamental_matrix(src, dst)).to(xy_src.dtype)
     origins, directions = rays_through(src, xy_src)
     same, z = dst.project(origins + directions)
