@@ -79,8 +79,8 @@ def _confidence_cases(g):
 
     some = 0.1 + 0.4 * float(torch.rand((), generator=g))
     return {"errors that vary from draw to draw": draw(0.2, 5, 9), "one draw": draw(some, 1, 8, spread=0.2),
-            "a picture": draw(some, 3, 4, 6), "errors below alpha": draw(0.2, 4, 7, high=0.4, spread=0.2),
-            "errors above alpha": draw(0.3, 4, 7, low=2.5, spread=0.2), "a large alpha": draw(3.0, 3, 8)}
+            "a picture": draw(some, 3, 4, 6), "errors below alpha": draw(0.2, 5, 7, high=0.4, spread=0.2),
+            "errors above alpha": draw(0.3, 3, 7, low=2.5, spread=0.2), "a large alpha": draw(3.0, 3, 8)}
 
 
 def _draw_confidence(expected, got=None):
@@ -311,7 +311,7 @@ def _loss_with_gradients(answer, pred_1, pred_2, true_1, true_2, valid_1, valid_
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
         return loss if loss is None or loss is ... or loss is NotImplemented else (loss, *(0 * p.detach() for p in preds))
     right = _pair_loss(*preds, true_1, true_2, valid_1, valid_2)
-    wrong = (loss.detach() - right).abs().nan_to_num(torch.inf) > 1e-6 * right.clamp(min=1)
+    wrong = (loss.detach() - right).abs().nan_to_num(torch.inf) > 2e-5 * right.clamp(min=1)
     grads = _reached(right if wrong.any() else loss.reshape(()), preds)
     return loss.detach(), *((valid_1.numel() + valid_2.numel()) * x for x in grads)
 
@@ -426,7 +426,7 @@ def _without_guard(errors, valids):
 
 
 exercise(
-    "dust3r.2", "A size with a gradient", _pair_loss, cases=_pair_cases, run=_loss_with_gradients, tolerance=1e-6,
+    "dust3r.2", "A size with a gradient", _pair_loss, cases=_pair_cases, run=_loss_with_gradients, tolerance=2e-5,
     wrong={
         # gradients
         "The loss is right, its gradient is not: the prediction's size was taken for a constant (detach, no_grad). It is made of "
@@ -443,6 +443,10 @@ exercise(
         "The predictions carry a gradient only by way of their size: they were detached where they are compared.":
             lambda *a: _pair_loss(a[0].detach(), a[1].detach(), *a[2:], sizes=lambda p, t: (
                 _mean_size([_zeroed(x, v) for x, v in zip(a[:2], a[4:])], a[4:]), t)),
+        "Only view 1 learns: view 2's prediction was detached.":
+            lambda *a: _pair_loss(a[0], a[1].detach(), *a[2:]),
+        "Only view 2 learns: view 1's prediction was detached.":
+            lambda *a: _pair_loss(a[0].detach(), *a[1:]),
         # which size
         "Each view was divided by a size of its own. The two have one size: nothing else says how large view 2 is beside view 1.":
             _by_size(_own_sizes),
@@ -631,15 +635,15 @@ def _aligned_with_gradients(answer, pred_1, pred_2, true_1, true_2):
     "-> the loss, the scale, and what reaches the predictions, times the number of points; right if loss or scale are wrong."
     preds = pred_1.requires_grad_(), pred_2.requires_grad_()
     result = answer(*preds, true_1, true_2)
-    parts = _listed(result)
-    if len(parts) != 2 or not all(isinstance(x, torch.Tensor) and x.numel() == 1 for x in parts):
-        if result is None or result is ... or result is NotImplemented:
-            return result
+    if result is None or result is ... or result is NotImplemented:
+        return result
+    if len(parts := _listed(result)) != 2:
+        raise TypeError(f"the check stopped it, since loss and scale are expected, two results, and {len(parts)} came back")
+    if not all(isinstance(x, torch.Tensor) and x.numel() == 1 for x in parts):
         return *parts, *(torch.zeros_like(p) for p in preds)
-    right = _aligned(*preds, true_1, true_2)
-    parts = [x.reshape(()) for x in parts]
-    wrong = any((x - r).abs().nan_to_num(torch.inf) > 1e-4 * r.abs().clamp(min=1) for x, r in zip(parts, right))
-    grads = _reached(right[0] if wrong else parts[0], preds)
+    right, parts = _aligned(*preds, true_1, true_2), [x.reshape(()) for x in parts]
+    off = max(float(((x - r).abs() / r.abs().clamp(min=1)).nan_to_num(torch.inf)) for x, r in zip(parts, right))
+    grads = _reached(right[0] if off > (1e-6 if parts[0].requires_grad else 1e-4) else parts[0], preds)
     return *(x.detach() for x in parts), *((len(pred_1) + len(pred_2)) * x for x in grads)
 
 

@@ -124,7 +124,8 @@ exercise(
             _by_offset(lambda place, extent, *_: place - (extent - 1) / 2),
         "Half a pixel too much: where the first centre is at 0.5, the middle is at W / 2, not at W / 2 + 0.5.":
             _by_offset(lambda place, extent, *_: place - (extent + 1) / 2),
-        "These are the pixels' right and lower edges: a centre is half a step in, not a whole one.":
+        "These are the pixels' right and lower edges: a centre is half a step in, not a whole one. (Or half a step was taken "
+        "off the middle as well: the middle is at W / 2.)":
             _by_place(lambda n, start, step: start + (torch.arange(n) + 1.0) * step),
         "The half pixel was taken off: counted from the top-left corner, centres are at + 0.5.":
             _by_place(lambda n, start, step: start + (torch.arange(n) - 0.5) * step),
@@ -293,16 +294,29 @@ def _own_depth(g, h, w, focal, noise=0.02):
     return torch.where(torch.rand(h, w, 1, generator=g) < 0.04, anywhere, points)
 
 
+def _ladder(g, pairs, score, tries=50):
+    "The views' focal lengths, in widths: no two alike, and the views that somebody may take for the middle one are not."
+    known = sorted({i for i, _ in pairs})
+    taken = known[0], known[-1], pairs[0][0], pairs[-1][0], pairs[int(score.argmax())][0]
+    for _ in range(tries):
+        focals = torch.linspace(0.8, 1.9, 1 + max(max(pair) for pair in pairs))
+        focals = focals[torch.randperm(len(focals), generator=g)]
+        middle = focals[known].sort().values[(len(known) - 1) // 2 : len(known) // 2 + 1]
+        if not (focals[list(taken)][:, None] == middle).any():
+            break
+    return focals
+
+
 def _own_cases(g):
     def case(pairs, h=8, w=10):
         pairs = [pairs[k] for k in torch.randperm(len(pairs), generator=g)]
-        num = 1 + max(max(pair) for pair in pairs)
-        ladder = torch.linspace(0.8, 1.9, num)[torch.randperm(num, generator=g)] * w  # no two views alike
+        score = 1 + torch.randperm(len(pairs), generator=g) / len(pairs)
+        ladder = w * _ladder(g, pairs, score)
         units = 0.5 + torch.rand(len(pairs), 1, 1, 1, generator=g)
         first = torch.stack([_own_depth(g, h, w, float(ladder[i])) for i, _ in pairs]) * units
         turn = torch.linalg.matrix_exp(torch.tensor([[0.0, 0.1, 0.4], [-0.1, 0, -0.2], [-0.4, 0.2, 0]]))
         second = torch.stack([_own_depth(g, h, w, float(ladder[j])) @ turn.T + torch.tensor([0.9, 0.2, 0.4]) for _, j in pairs])
-        return torch.tensor(pairs), 1 + torch.randperm(len(pairs), generator=g) / len(pairs), first, second * units
+        return torch.tensor(pairs), score, first, second * units
 
     chain = [(k, k + 1) for k in range(6)]  # the last one is never first
     star = [(0, 1), (2, 0), (3, 0), (4, 0), (3, 4), (4, 3), (2, 3)]
@@ -461,6 +475,11 @@ exercise(
             _by_missing(_as_second),
         "A view that is never first got the first view's: the others' median is meant.":
             _by_missing(lambda known, *_: known[0]),
+        "A view that is never first got what the first pair in the list says, as `argmax` does where all is zero: the others' "
+        "median is meant.":
+            _by_missing(lambda known, v, views, score, maps: float(estimate_focal(maps[0][0]))),
+        "A view that is never first got what the best pair of all says: the others' median is meant.":
+            _by_missing(lambda known, v, views, score, maps: float(estimate_focal(maps[0][score.index(max(score))]))),
         "A view that is never first got the last one's: the others' median is meant.":
             _by_missing(lambda known, *_: known[-1]),
         "A view that is never first got the median of all *pairs*: one that is first in many counts many times. That of the "
