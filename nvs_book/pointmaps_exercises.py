@@ -224,8 +224,8 @@ exercise(
     forbidden=(pointmap,))
 
 # %% ../nbs/exercises/08_pointmaps_exercises.ipynb #own-focals
-def _weiszfeld(points):
-    return float(estimate_focal(points))
+def _weiszfeld(maps):
+    return estimate_focal(maps).tolist()
 
 
 def _best_own(v, views, score):
@@ -241,7 +241,7 @@ def _own_focals(views, score, points_i, points_j, choose=_best_own, combine=lamb
                 missing=_others_median):
     "A focal length for each view, with the parts exchangeable."
     pairs, scores = views.tolist(), score.tolist()
-    own = [focal(points) for points in points_i]
+    own = focal(points_i)
     chosen = [choose(v, pairs, scores) for v in range(1 + max(max(pair) for pair in pairs))]
     known = [combine(own, e) for e in chosen if e]
     found = [combine(own, e) if e else missing(known, v, pairs, scores, (points_i, points_j)) for v, e in enumerate(chosen)]
@@ -270,7 +270,7 @@ def _published_focals(views, score, points_i, points_j):
     for e in tree:
         for v in views[e].tolist():
             if v not in found:
-                found[v] = _weiszfeld(points_i[before])
+                found[v] = float(estimate_focal(points_i[before]))
         before = e
     return torch.tensor([found[v] for v in sorted(found)])
 
@@ -279,47 +279,47 @@ def _tree_focals(late, views, score, points_i, points_j):
     "Only the tree's pairs are asked, each as its step comes, or one step late."
     tree, known = spanning_tree(views, score), {}
     for k, e in enumerate(tree):
-        known.setdefault(int(views[e, 0]), _weiszfeld(points_i[tree[max(k - 1, 0)] if late else e]))
+        known.setdefault(int(views[e, 0]), float(estimate_focal(points_i[tree[max(k - 1, 0)] if late else e])))
     middle = sorted(known.values())[(len(known) - 1) // 2]
     return torch.tensor([known.get(v, middle) for v in range(int(views.max()) + 1)])
 
 # %% ../nbs/exercises/08_pointmaps_exercises.ipynb #own-cases
-def _own_depth(g, h, w, focal, noise=0.02):
-    "A pointmap in its own camera's frame, with noise and a few points anywhere."
-    depth = 2 + 2 * torch.rand(h, w, generator=g)
-    K = torch.tensor([[focal, 0, w / 2], [0, focal, h / 2], [0, 0, 1]])
-    points = Camera(K, torch.eye(4), h, w).unproject(depth)
-    points = points * (1 + noise * torch.randn(h, w, 3, generator=g))
-    anywhere = torch.tensor([-1.0, -0.5, 2]) + torch.rand(h, w, 3, generator=g) * torch.tensor([2.0, 1, 3])
-    return torch.where(torch.rand(h, w, 1, generator=g) < 0.04, anywhere, points)
+def _own_points(g, focals, h, w):  # (n) px -> (n, h, w, 3)
+    "Pointmaps in their own cameras' frames, with noise and a few points anywhere."
+    y, x = torch.meshgrid(torch.arange(h) + 0.5 - h / 2, torch.arange(w) + 0.5 - w / 2, indexing="ij")
+    rays = torch.stack([x, y, torch.ones_like(x)], -1) / torch.stack([focals, focals, torch.ones_like(focals)], -1)[:, None, None]
+    points = (2 + 2 * torch.rand(len(focals), h, w, 1, generator=g)) * rays
+    points = points * (1 + 0.02 * torch.randn(points.shape, generator=g))
+    anywhere = torch.tensor([-1.0, -0.5, 2]) + torch.rand(points.shape, generator=g) * torch.tensor([2.0, 1, 3])
+    return torch.where(torch.rand(len(focals), h, w, 1, generator=g) < 0.04, anywhere, points)
 
 
-def _ladder(g, pairs, score, tries=50):
-    "The views' focal lengths, in widths: no two alike, and the views that somebody may take for the middle one are not."
-    known = sorted({i for i, _ in pairs})
-    taken = known[0], known[-1], pairs[0][0], pairs[-1][0], pairs[int(score.argmax())][0]
+def _graph(g, pairs, tries=200):
+    """The pairs in some order, their scores, and a focal length for each view, in widths. No two views are alike, and those
+    that somebody may take for the middle one (the first, last, first pair's, best pair's) are others, where that can be."""
+    num, known = 1 + max(max(pair) for pair in pairs), sorted({i for i, _ in pairs})
     for _ in range(tries):
-        focals = torch.linspace(0.8, 1.9, 1 + max(max(pair) for pair in pairs))
-        focals = focals[torch.randperm(len(focals), generator=g)]
+        pairs = [pairs[k] for k in torch.randperm(len(pairs), generator=g)]
+        score = 1 + torch.randperm(len(pairs), generator=g) / len(pairs)
+        focals = torch.linspace(0.8, 1.9, num)[torch.randperm(num, generator=g)]
+        taken = {known[0], known[-1], pairs[0][0], pairs[int(score.argmax())][0]}
         middle = focals[known].sort().values[(len(known) - 1) // 2 : len(known) // 2 + 1]
-        if not (focals[list(taken)][:, None] == middle).any():
+        if len(taken) == 4 and not torch.isin(focals[list(taken)], middle).any():
             break
-    return focals
+    return pairs, score, focals
 
 
 def _own_cases(g):
     def case(pairs, h=8, w=10):
-        pairs = [pairs[k] for k in torch.randperm(len(pairs), generator=g)]
-        score = 1 + torch.randperm(len(pairs), generator=g) / len(pairs)
-        ladder = w * _ladder(g, pairs, score)
-        units = 0.5 + torch.rand(len(pairs), 1, 1, 1, generator=g)
-        first = torch.stack([_own_depth(g, h, w, float(ladder[i])) for i, _ in pairs]) * units
+        pairs, score, ladder = _graph(g, pairs)
+        ladder, units = w * ladder, 0.5 + torch.rand(len(pairs), 1, 1, 1, generator=g)
+        first, second = (_own_points(g, ladder[list(views)], h, w) for views in zip(*pairs))
         turn = torch.linalg.matrix_exp(torch.tensor([[0.0, 0.1, 0.4], [-0.1, 0, -0.2], [-0.4, 0.2, 0]]))
-        second = torch.stack([_own_depth(g, h, w, float(ladder[j])) @ turn.T + torch.tensor([0.9, 0.2, 0.4]) for _, j in pairs])
-        return torch.tensor(pairs), score, first, second * units
+        second = (second @ turn.T + torch.tensor([0.9, 0.2, 0.4])) * units
+        return torch.tensor(pairs), score, first * units, second
 
     chain = [(k, k + 1) for k in range(6)]  # the last one is never first
-    star = [(0, 1), (2, 0), (3, 0), (4, 0), (3, 4), (4, 3), (2, 3)]
+    star = [(0, k) for k in range(1, 7)] + [(k, 0) for k in range(1, 6)]  # most pairs are one view's
     return {"five views, all pairs": case(view_pairs(5)), "a film": case(view_pairs(7, window=1)),
             "a view that is never first": case(chain), "around one view": case(star), "one pair": case([(0, 1)]),
             "two views that are never first": case([(0, 1), (1, 0), (2, 0), (2, 1), (3, 2), (4, 3), (3, 5), (2, 6)])}
@@ -335,6 +335,10 @@ def _by_mixture(combine):  # an idea about several pairs: of all pairs' focal le
 
 def _by_missing(missing):  # an idea about a view that is never first
     return partial(_own_focals, missing=missing)
+
+
+def _by_centre(centre):  # an idea about the principal point: of the pictures' height and width
+    return partial(_own_focals, focal=lambda maps: estimate_focal(maps, centre(*maps.shape[1:3])).tolist())
 
 
 def _partner(known, v, views, score, maps, which=max):
@@ -448,13 +452,13 @@ exercise(
             _same_for_all(lambda focal: focal[0]),
         # how
         "`estimate_focal` was asked for the median of votes: its default, weiszfeld, is meant.":
-            partial(_own_focals, focal=lambda p: float(estimate_focal(p, method="median"))),
+            partial(_own_focals, focal=lambda maps: estimate_focal(maps, method="median").tolist()),
         "The principal point is at (w / 2, h / 2), which is the default: here it was (h / 2, w / 2).":
-            partial(_own_focals, focal=lambda p: float(estimate_focal(p, (p.shape[0] / 2, p.shape[1] / 2)))),
+            _by_centre(lambda h, w: (h / 2, w / 2)),
         "The principal point is at (w / 2, h / 2), which is the default: here it was half a pixel before it.":
-            partial(_own_focals, focal=lambda p: float(estimate_focal(p, ((p.shape[1] - 1) / 2, (p.shape[0] - 1) / 2)))),
+            _by_centre(lambda h, w: ((w - 1) / 2, (h - 1) / 2)),
         "The principal point is at (w / 2, h / 2), which is the default: here it was half a pixel past it.":
-            partial(_own_focals, focal=lambda p: float(estimate_focal(p, ((p.shape[1] + 1) / 2, (p.shape[0] + 1) / 2)))),
+            _by_centre(lambda h, w: ((w + 1) / 2, (h + 1) / 2)),
         # never first
         "A view that is never first has NaN: it gets the others' median.":
             _by_missing(lambda *_: math.nan),
