@@ -108,7 +108,8 @@ def test_a_wrong_loss_is_named_whatever_its_gradient():
 
 @pytest.mark.parametrize("answer, message", [
     (lambda *a: None, "The stub is still empty"), (lambda *a: checks._pair_loss(*a).item(), "nothing can be learnt"),
-    (lambda *a: (checks._pair_loss(*a), 1.0), "one number is expected, and a tuple"), (lambda *a: print(end=""), "returns nothing"),
+    (lambda *a: (checks._pair_loss(*a), 1.0), "one number is expected, and a tuple"),
+    (lambda *a: print(end=""), "returns nothing"),
 ])  # fmt: skip
 def test_what_is_no_loss_is_told_so(answer, message):
     passed, told = said(2, answer)
@@ -167,7 +168,7 @@ def test_no_scale_gives_a_smaller_loss():
     for arguments in checks._aligned_cases(torch.Generator().manual_seed(5)).values():
         loss, s = checks._aligned(*arguments)
         for factor in (0.999, 1.001):
-            assert checks._aligned(*arguments, scale=lambda *_, f=factor: f * s)[0] > loss
+            assert checks._aligned(*arguments, scale=lambda *_, other=factor * s: other)[0] > loss
 
 
 def test_a_picture_of_the_confidences_stands_beside_the_verdict():

@@ -102,7 +102,7 @@ def mean_free(a, b):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("answer", [in_parts(24), in_parts(100, exact), in_parts(100, mean_free), lambda *a: list(in_parts(9)(*a))])
+@pytest.mark.parametrize("answer", [in_parts(24), in_parts(100, exact), in_parts(100, mean_free), lambda *a: [*in_parts(9)(*a)]])
 def test_matching_in_parts_stays_within_the_limit(answer, seed):
     assert said(3, answer, seed) == (True, "Right.")
 
