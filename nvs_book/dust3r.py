@@ -6,7 +6,7 @@ __all__ = ['SCALES', 'LONG', 'SHORT', 'SHIPPED_SIZE', 'check_views', 'known_only
            'PatchEmbed', 'ResidualConv', 'doubled', 'Fusion', 'DPT', 'DPTHead', 'Prediction', 'set_first_weights',
            'PointmapNet', 'check_pictures', 'read_tensors', 'one_name_each', 'count_blocks', 'read_config',
            'load_dust3r', 'published_layout', 'Example', 'render_pairs', 'as_example', 'as_squares', 'CrossCompletion',
-           'completion_loss', 'relative_camera', 'camera_or_same', 'turned_deg', 'pair_errors', 'judge', 'make_net',
+           'completion_loss', 'relative_camera', 'turned_deg', 'predicted', 'pair_errors', 'judge', 'make_net',
            'pointmap_loss', 'draw_example', 'draw_completion', 'take_over', 'train_dust3r', 'weights_file', 'keep',
            'load_pointmap_net', 'Fitted', 'fit_pictures', 'predict_pairs', 'fitting_size', 'surest', 'sure_matches',
            'Reconstruction', 'given_camera', 'reconstruct']
@@ -524,8 +524,8 @@ def published_layout(
 # %% ../nbs/methods/13_dust3r.ipynb #import-functools
 import functools
 import nvs_book
-from .cameras import Camera, pixel_grid, relative_pose
-from .pointmaps import pointmap
+from .cameras import Camera, pixel_grid, pose_from_axes, relative_pose
+from .pointmaps import align_similarity, pointmap
 from .scenes import PairDataset, View, collect
 from .training import Scale, Step, Trained, current_device, fit, load_weights, save_weights, scale
 
@@ -614,23 +614,15 @@ def completion_loss(model: CrossCompletion, batch: tuple) -> Float[Tensor, ""]:
 
 # %% ../nbs/methods/13_dust3r.ipynb #relative-camera
 def relative_camera(
-    said: Prediction,  # of one pair: (h, w, 3) and (h, w)
-) -> tuple[Float[Tensor, "4 4"], Float[Tensor, ""]]:  # camera 2's c2w in camera 1's frame, in the pair's unit; focal length, px
-    "How the cameras lie to one another, read off the pointmaps: the surer half of view 2's pixels is used."
-    h, w = said.conf_2.shape
-    focal = estimate_focal(said.points_1)
-    K = torch.tensor([[1.0, 0, w / 2], [0, 1, h / 2], [0, 0, 1]]).to(focal)
-    K[0, 0] = K[1, 1] = focal
-    sure = said.conf_2 >= said.conf_2.median()
-    return estimate_pose(said.points_2[sure], pixel_grid(h, w, K.dtype, K.device)[sure], K, 0.03 * w, samples=64), focal
-
-
-def camera_or_same(said: Prediction) -> Float[Tensor, "4 4"]:
-    "The same pose; where the pointmaps are such that none can be read off, that of camera 1: not turned at all."
-    try:
-        return relative_camera(said)[0]
-    except ValueError:
-        return torch.eye(4).to(said.points_1)
+    there: Prediction,  # of one pair, (h, w, 3) and (h, w)
+    back: Prediction,  # of the same two pictures in the other order
+) -> Float[Tensor, "4 4"]:  # camera 2's c2w in camera 1's frame; unit of `there`
+    "How two cameras lie to one another: the similarity between what is said in the one's frame and in the other's."
+    ends = (back.points_1, there.points_2), (back.points_2, there.points_1)
+    src, dst = (torch.cat([x.flatten(0, 1) for x in points]) for points in zip(*ends))
+    confs = (back.conf_1.log() * there.conf_2.log(), back.conf_2.log() * there.conf_1.log())
+    found = align_similarity(src, dst, torch.cat([x.flatten() for x in confs]), robust=True)
+    return pose_from_axes(*found.R.unbind(-1), found.t)
 
 
 def turned_deg(
@@ -641,28 +633,39 @@ def turned_deg(
     R = a[..., :3, :3].mT @ b[..., :3, :3]
     return torch.rad2deg(((R.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2).clamp(-1, 1).acos())
 
-
+# %% ../nbs/methods/13_dust3r.ipynb #pair-errors
 @torch.no_grad()
+def predicted(
+    net: PointmapNet,
+    image_1: Float[Tensor, "b 3 h w"],  # in [0, 1]
+    image_2: Float[Tensor, "b 3 h w"],
+    batch_size: int = 32,  # pairs at once
+) -> Prediction:
+    "What a network says of many pairs."
+    parts = (net(*(x[k : k + batch_size] for x in (image_1, image_2))) for k in range(0, len(image_1), batch_size))
+    return Prediction(*map(torch.cat, zip(*parts)))
+
+
 def pair_errors(
-    net: "PointmapNet",  # in eval mode
+    net: PointmapNet,  # in eval mode
     views: View,  # (b, 2) views with depth
-) -> tuple[Prediction, dict[str, Tensor]]:  # what it says; errors of eq. 2 (b, 2, h, w), turns (b,) in degrees, depths (b,)
+) -> tuple[Prediction, dict[str, Tensor]]:  # what it says; poses (b, 4, 4), errors (b, 2, h, w), turns and depths (b,)
     "A network's answers for pairs with truth, and how wrong each is."
     asked = as_example(views)
-    said = Prediction(*map(torch.cat, zip(*(net(*(x[k : k + 32] for x in asked[:2])) for k in range(0, len(views.image), 32)))))
-    error = torch.stack(pointmap_errors(said.points_1, said.points_2, *asked[2:]), 1)
-    found = torch.stack([camera_or_same(Prediction(*one)) for one in zip(*said)])
-    turn = turned_deg(found, relative_pose(views.camera.c2w[:, 1], views.camera.c2w[:, 0]))
-    z, true = (x[..., 2].flatten(1) for x in (said.points_1, asked.points_1))
+    there, back = predicted(net, *asked[:2]), predicted(net, *asked[1::-1])
+    pose = torch.stack([relative_camera(Prediction(*a), Prediction(*b)) for a, b in zip(zip(*there), zip(*back))])
+    turn = turned_deg(pose, relative_pose(views.camera.c2w[:, 1], views.camera.c2w[:, 0]))
+    error = torch.stack(pointmap_errors(there.points_1, there.points_2, *asked[2:]), 1)
+    z, true = (x[..., 2].flatten(1) for x in (there.points_1, asked.points_1))
     scaled = z * (true.nanmedian(1, keepdim=True).values / z.median(1, keepdim=True).values)
-    return said, {"error": error, "turn": turn, "depth": ((scaled - true).abs() / true).nanmean(1)}
+    return there, {"pose": pose, "error": error, "turn": turn, "depth": ((scaled - true).abs() / true).nanmean(1)}
 
 
 def judge(
-    net: "PointmapNet",  # in eval mode
+    net: PointmapNet,  # in eval mode
     views: View,  # (b, 2) views with depth
 ) -> dict[str, float]:
-    "The numbers that a run is judged by."
+    "The numbers that a network is judged by."
     said, found = pair_errors(net, views)
     error, sure = found["error"].flatten(), torch.stack([said.conf_1, said.conf_2], 1).flatten().argsort()
     quarter = len(error) // 4
@@ -675,9 +678,9 @@ def judge(
 SCALES = {
     "tiny": dict(steps=12, short=6, batch_size=4, lr=1e-3, pairs=24, size=64, patch=8, dim=32, depth=2, heads=2,
                  decoder_dim=32, decoder_depth=1, decoder_heads=2),
-    "small": dict(steps=5000, short=1000, batch_size=8, lr=1e-3, pairs=6000, size=64, patch=8, dim=128, depth=5, heads=4,
+    "small": dict(steps=5000, short=600, batch_size=8, lr=1e-3, pairs=6000, size=64, patch=8, dim=128, depth=5, heads=4,
                   decoder_dim=128, decoder_depth=3, decoder_heads=4),
-    "full": dict(steps=30000, short=10000, batch_size=32, lr=3e-4, pairs=40000, size=128, patch=8, dim=384, depth=12, heads=6,
+    "full": dict(steps=30000, short=6000, batch_size=32, lr=3e-4, pairs=40000, size=128, patch=8, dim=384, depth=12, heads=6,
                  decoder_dim=384, decoder_depth=8, decoder_heads=6),
 }
 LONG, SHORT = ("dust3r", "alone"), ("short", "completion", "croco")  # runs of `steps` steps, and of `short`
@@ -729,7 +732,6 @@ def take_over(
 def train_dust3r(
     run: str,  # one of LONG and SHORT
     pairs: View,  # (n, 2) views to train with
-    heldout: View,  # (m, 2) views to be judged by
     size: Scale | None = None,  # None: the row of `SCALES` that NVS_BOOK_SCALE names
     start: CrossCompletion | None = None,  # what the run "completion" made; for the run "croco"
     seed: int = 0,  # of the weights and the batches
@@ -742,16 +744,16 @@ def train_dust3r(
     with seeded(seed):
         net = make_net(size, cross=run != "alone")
         model, loss = (CrossCompletion(net), completion_loss) if run == "completion" else (net, pointmap_loss)
-    draw, judged = functools.partial(draw_example, pairs), lambda average, step: judge(average, heldout)
+    draw = functools.partial(draw_example, pairs)
     if run == "completion":
-        draw, judged = functools.partial(draw_completion, pairs, tokens=(size.size // size.patch) ** 2), None
+        draw = functools.partial(draw_completion, pairs, tokens=(size.size // size.patch) ** 2)
     if start is not None:
         take_over(net, start.net)
     steps = size.steps if run in LONG else size.short
-    config = size.config(steps=steps, seed=seed, weight_decay=0.05, betas=(0.9, 0.95), validate_every=max(steps // 4, 1))
+    config = size.config(steps=steps, seed=seed, weight_decay=0.05, betas=(0.9, 0.95))
     folder = None if size.name == "tiny" else Path("runs") / f"dust3r-{run}-{size.name}-{seed}"
     notes = {key: value for key, value in vars(size).items() if key not in ("name", "short")} | dict(run=run)
-    return fit(model.to(current_device()), loss, draw, config, folder, judged, notes=notes)
+    return fit(model.to(current_device()), loss, draw, config, folder, notes=notes)
 
 # %% ../nbs/methods/13_dust3r.ipynb #weights-file
 def weights_file(size: Scale | None = None) -> Path:
@@ -763,10 +765,14 @@ def weights_file(size: Scale | None = None) -> Path:
 def keep(
     runs: dict[str, Trained],  # by name
     size: Scale,
+    heldout: View,  # (m, 2) views to be judged by
     ships: str = "dust3r",  # which
 ) -> None:
-    "The weights that ship, as float16; in their record, those of all runs."
-    records = {name: {key: value for key, value in made.record.items() if key != "weights_sha256"} for name, made in runs.items()}
+    "The weights that ship, as float16; in their record, those of all runs, and how each is judged."
+    records = {}
+    for name, made in runs.items():
+        judged = {} if name == "completion" else {"heldout": judge(made.ema.eval(), heldout)}
+        records[name] = {key: x for key, x in made.record.items() if key not in ("weights_sha256", "validation")} | judged
     save_weights(runs[ships].ema, weights_file(size), records[ships] | {"runs": records}, half=True)
 
 
