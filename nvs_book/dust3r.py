@@ -6,7 +6,7 @@ __all__ = ['SCALES', 'LONG', 'SHORT', 'SHIPPED_SIZE', 'check_views', 'known_only
            'PatchEmbed', 'ResidualConv', 'doubled', 'Fusion', 'DPT', 'DPTHead', 'Prediction', 'set_first_weights',
            'PointmapNet', 'check_pictures', 'read_tensors', 'one_name_each', 'count_blocks', 'read_config',
            'load_dust3r', 'published_layout', 'Example', 'render_pairs', 'as_example', 'as_squares', 'CrossCompletion',
-           'completion_loss', 'relative_camera', 'turned_deg', 'predicted', 'pair_errors', 'judge', 'make_net',
+           'completion_loss', 'relative_camera', 'turned_deg', 'predicted', 'pair_errors', 'summary', 'make_net',
            'pointmap_loss', 'draw_example', 'draw_completion', 'take_over', 'train_dust3r', 'weights_file', 'keep',
            'load_pointmap_net', 'Fitted', 'fit_pictures', 'predict_pairs', 'fitting_size', 'surest', 'sure_matches',
            'Reconstruction', 'given_camera', 'reconstruct']
@@ -661,12 +661,11 @@ def pair_errors(
     return there, {"pose": pose, "error": error, "turn": turn, "depth": ((scaled - true).abs() / true).nanmean(1)}
 
 
-def judge(
-    net: PointmapNet,  # in eval mode
-    views: View,  # (b, 2) views with depth
+def summary(
+    said: Prediction,  # as `pair_errors` gives it
+    found: dict[str, Tensor],  # the same
 ) -> dict[str, float]:
     "The numbers that a network is judged by."
-    said, found = pair_errors(net, views)
     error, sure = found["error"].flatten(), torch.stack([said.conf_1, said.conf_2], 1).flatten().argsort()
     quarter = len(error) // 4
     return {"error_1": float(found["error"][:, 0].mean()), "error_2": float(found["error"][:, 1].mean()),
@@ -771,7 +770,7 @@ def keep(
     "The weights that ship, as float16; in their record, those of all runs, and how each is judged."
     records = {}
     for name, made in runs.items():
-        judged = {} if name == "completion" else {"heldout": judge(made.ema.eval(), heldout)}
+        judged = {} if name == "completion" else {"heldout": summary(*pair_errors(made.ema.eval(), heldout))}
         records[name] = {key: x for key, x in made.record.items() if key not in ("weights_sha256", "validation")} | judged
     save_weights(runs[ships].ema, weights_file(size), records[ships] | {"runs": records}, half=True)
 

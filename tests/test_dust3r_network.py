@@ -27,10 +27,10 @@ from nvs_book.dust3r import (
     doubled,
     fit_pictures,
     fitting_size,
-    judge,
     load_dust3r,
     load_pointmap_net,
     one_name_each,
+    pair_errors,
     pointmap_loss,
     predict_pairs,
     published_layout,
@@ -39,6 +39,7 @@ from nvs_book.dust3r import (
     reconstruct,
     relative_camera,
     render_pairs,
+    summary,
     take_over,
     train_dust3r,
     turned_deg,
@@ -316,7 +317,7 @@ def test_the_shipped_weights_meet_the_bars(heldout):
     record, blind = load_record(weights_file()), as_example(render_pairs(32))
     assert weights_file().stat().st_size <= 6e6 and set(record["runs"]) == set(dust3r.LONG + dust3r.SHORT)
     assert all(run["scale"] == "small" and "dirty" not in run["commit"] for run in record["runs"].values())
-    found, true = judge(load_pointmap_net(), heldout), as_example(heldout)
+    found, true = summary(*pair_errors(load_pointmap_net(), heldout)), as_example(heldout)
     scaled = dust3r.normalize_pointmaps(*blind[2:])[:2]
     means = [x.mean(0).expand(24, -1, -1, -1) for x in scaled]
     mean_error = sum(float(x.mean()) for x in dust3r.pointmap_errors(*means, *true[2:])) / 2
