@@ -677,9 +677,9 @@ def summary(
 SCALES = {
     "tiny": dict(steps=12, short=6, batch_size=4, lr=1e-3, pairs=24, size=64, patch=8, dim=32, depth=2, heads=2,
                  decoder_dim=32, decoder_depth=1, decoder_heads=2),
-    "small": dict(steps=5000, short=600, batch_size=8, lr=1e-3, pairs=6000, size=64, patch=8, dim=128, depth=5, heads=4,
+    "small": dict(steps=5000, short=400, batch_size=8, lr=1e-3, pairs=6000, size=64, patch=8, dim=128, depth=5, heads=4,
                   decoder_dim=128, decoder_depth=3, decoder_heads=4),
-    "full": dict(steps=30000, short=6000, batch_size=32, lr=3e-4, pairs=40000, size=128, patch=8, dim=384, depth=12, heads=6,
+    "full": dict(steps=30000, short=4000, batch_size=32, lr=3e-4, pairs=40000, size=128, patch=8, dim=384, depth=12, heads=6,
                  decoder_dim=384, decoder_depth=8, decoder_heads=6),
 }
 LONG, SHORT = ("dust3r", "alone"), ("short", "completion", "croco")  # runs of `steps` steps, and of `short`
