@@ -433,8 +433,7 @@ def test_a_published_checkpoint_from_the_command_line(desk):
             net.downstream_head1.dpt.head[-1].weight.mul_(30), net.downstream_head2.dpt.head[-1].weight.mul_(30)
     write_published(desk / "own.pth", net)
     done = CliRunner().invoke(cli.main, "reconstruct 1.png 2.png -o scene.ply --checkpoint own.pth --size 64".split())
-    assert done.exit_code in (0, 2) and (done.exit_code == 0) == (desk / "scene.ply").exists(), done.output
-    assert "checkpoint" not in done.output  # the file was read, whatever a random network makes of the pictures
+    assert done.exit_code == 0 and (desk / "scene.ply").stat().st_size > 10_000, done.output
 
 
 @pytest.mark.parametrize(
