@@ -411,10 +411,14 @@ def refined_pose(
 ) -> Similarity:  # world to camera
     "Gauss-Newton steps in which a point weighs less the farther it is off, in units of what is usual (eqs. 11 and 12)."
     rays, R, t, one = backproject(K, pixels), w2c.R.mT, -(w2c.R.mT @ w2c.t), torch.ones_like(w2c.scale)
+    kept = w2c
     for _ in range(rounds):
         w2c = Similarity(one, R.mT, -(R.mT @ t))
         error, z = pose_errors(w2c, points_world, pixels, K), w2c.apply(points_world)[:, 2]
-        usual = 2 * error[error < threshold].median().clamp(min=1e-9)
+        near = error < threshold
+        if int(near.sum()) < 6:  # the last step went astray
+            return kept
+        kept, usual = w2c, 2 * error[near].median().clamp(min=1e-9)
         weight = torch.where(z > 0, 1 / (1 + (error / usual).square()) / z.square(), 0)
         A, b = camera_equations(points_world, weight, rays, R, t)
         step = -torch.linalg.lstsq(A[:6, :6], b[:6, None]).solution[:, 0]
