@@ -8,8 +8,8 @@ __all__ = ['SCALES', 'LONG', 'SHORT', 'SHIPPED_SIZE', 'check_views', 'known_only
            'load_dust3r', 'published_layout', 'Example', 'render_pairs', 'as_example', 'as_squares', 'CrossCompletion',
            'completion_loss', 'relative_camera', 'turned_deg', 'predicted', 'pair_errors', 'summary', 'make_net',
            'pointmap_loss', 'draw_example', 'draw_completion', 'take_over', 'train_dust3r', 'weights_file', 'keep',
-           'load_pointmap_net', 'Fitted', 'fit_pictures', 'predict_pairs', 'fitting_size', 'surest', 'sure_matches',
-           'Reconstruction', 'given_camera', 'reconstruct']
+           'load_pointmap_net', 'Fitted', 'fit_pictures', 'predict_pairs', 'fitting_size', 'shown_size', 'surest',
+           'sure_matches', 'Reconstruction', 'given_camera', 'reconstruct']
 
 # %% ../nbs/methods/13_dust3r.ipynb #import-torch
 import torch
@@ -789,12 +789,14 @@ class Fitted(NamedTuple):
 
 
 def fit_pictures(
-    images: Sequence[Float[Tensor, "3 _ _"]],  # two or more, in [0, 1], of any sizes
+    images: Sequence[Float[Tensor, "3 _ _"]],  # in [0, 1], of any sizes
     height: int,  # pixels
     width: int,  # pixels
 ) -> Fitted:
     "Of each picture the largest part about its centre that has the shape asked for, resized."
     check_number("height", height, 1, integer=True), check_number("width", width, 1, integer=True)
+    if not len(images):
+        raise ValueError("images: expected one or more pictures, got none")
     made, zoom, corner = [], [], []
     for k, image in enumerate(images):
         sizes = check_tensor(f"images[{k}]", image, "3 h w")
@@ -820,8 +822,8 @@ def predict_pairs(
     "What the network says of pairs of pictures; each picture is encoded once."
     check_pictures(images, images, net.patch), check_number("batch_size", batch_size, 1, integer=True)
     pairs = view_pairs(len(images)) if pairs is None else pairs
-    if wrong := [pair for pair in pairs if not all(0 <= k < len(images) for k in pair)]:
-        raise ValueError(f"pairs: expected numbers of the {len(images)} pictures, got {wrong[0]}")
+    if wrong := [pair for pair in pairs if len(pair) != 2 or not all(0 <= k < len(images) for k in pair)]:
+        raise ValueError(f"pairs: expected two numbers of the {len(images)} pictures each, got {wrong[0]}")
     tokens, places = torch.cat([net.encode(part) for part in images.split(batch_size)]), [net.positions(images)] * 2
     found = []
     for start in range(0, len(pairs), batch_size):
@@ -843,6 +845,26 @@ def fitting_size(
     "The first picture's shape, in whole patches, with the longer side as asked."
     h, w = images[0].shape[-2:]
     return tuple(max(round(side * longest / max(h, w) / patch), 1) * patch for side in (h, w))
+
+
+def shown_size(
+    images: Sequence[Tensor],
+    net: PointmapNet | None,  # None: the one that ships
+    size: tuple[int, int] | None,  # as asked
+) -> tuple[int, int]:  # height and width, pixels
+    "The size at which the network is shown the pictures: as asked, or that of its training."
+    if not isinstance(net, PointmapNet | None):
+        raise TypeError(f"net: expected a PointmapNet (`load_dust3r` reads a file), got {type(net).__name__}")
+    if size is None:
+        return SHIPPED_SIZE if net is None else fitting_size(images, net.patch)
+    patch = SCALES["small"]["patch"] if net is None else net.patch
+    if not isinstance(size, tuple | list) or len(size) != 2:
+        raise ValueError(f"size: expected (height, width), got {size!r}")
+    for name, side in zip(("size[0]", "size[1]"), size):
+        check_number(name, side, patch, integer=True)
+        if side % patch:
+            raise ValueError(f"{name}: expected a multiple of {patch} px, got {side}")
+    return tuple(size)
 
 
 def surest(
@@ -910,11 +932,15 @@ def reconstruct(
     for k, image in enumerate(images):
         check_tensor(f"images[{k}]", image, "3 h w")
     check_number("keep", keep, 0, 1)
-    shape = size or (SHIPPED_SIZE if net is None else fitting_size(images, net.patch))
+    shape = shown_size(images, net, size)
     net = load_pointmap_net() if net is None else net
     fitted = fit_pictures([image.to(net.mask_token) for image in images], *shape)
     pairs = predict_pairs(net, fitted.images, view_pairs(len(images), window))
-    found = global_align(pairs)
+    try:
+        found = global_align(pairs)
+    except ValueError as error:
+        blank = "are they blank, or much smaller than the network is shown?"
+        raise ValueError(f"images: what the network says of these pictures makes no scene; {blank} ({error})") from error
     conf = clean_confidence(found.cameras, found.depth, found.conf)
     points, colours = fuse_pointmaps(found.points_world, fitted.images, torch.where(surest(conf, keep), conf, 0), min_conf=0)
     cameras = tuple(map(given_camera, found.cameras, fitted.zoom, fitted.corner, images))

@@ -4,19 +4,19 @@
 __all__ = ['FOCAL_METHODS', 'WIDEST', 'PAIR_SCALE', 'PairPrediction', 'pointmap', 'spoiled', 'simulate_pair', 'Similarity',
            'solved_small', 'fit_similarity', 'cross_matrix', 'turned', 'far_weights', 'is_thin', 'align_similarity',
            'reciprocal_by_trees', 'reciprocal_by_distances', 'match_reciprocal', 'slopes', 'weiszfeld_focal',
-           'median_focal', 'estimate_focal', 'product', 'roots', 'three_point_poses', 'camera_equations', 'pose_errors',
-           'sampled_pose', 'refined_pose', 'estimate_pose', 'view_pairs', 'spanning_tree', 'Observations',
-           'stack_pairs', 'placed_views', 'voted_views', 'Cameras', 'first_focals', 'first_cameras', 'pulled',
-           'each_chunk', 'damped', 'stepped', 'depth_along', 'in_unit', 'with_depths', 'pair_grams', 'motion_block',
-           'axial', 'motion_slope', 'pair_blocks', 'joint_step', 'nudged', 'moved_by', 'settled', 'thinned',
-           'Alignment', 'check_principal_points', 'first_scene', 'finished', 'alignment_problem', 'global_align',
-           'adam_state', 'from_adam_state', 'scene_objective', 'adam_align', 'clean_confidence', 'fuse_pointmaps',
-           'write_ply', 'localize']
+           'median_focal', 'angular_focal', 'as_pixels', 'estimate_focal', 'product', 'roots', 'three_point_poses',
+           'camera_equations', 'pose_errors', 'sampled_pose', 'refined_pose', 'estimate_pose', 'view_pairs',
+           'spanning_tree', 'Observations', 'stack_pairs', 'placed_views', 'voted_views', 'Cameras', 'first_focals',
+           'first_cameras', 'pulled', 'each_chunk', 'damped', 'stepped', 'depth_along', 'in_unit', 'with_depths',
+           'pair_grams', 'motion_block', 'axial', 'motion_slope', 'pair_blocks', 'joint_step', 'nudged', 'moved_by',
+           'settled', 'thinned', 'Alignment', 'check_principal_points', 'first_scene', 'finished', 'alignment_problem',
+           'global_align', 'adam_state', 'from_adam_state', 'scene_objective', 'adam_align', 'clean_confidence',
+           'fuse_pointmaps', 'write_ply', 'localize']
 
 # %% ../nbs/foundations/08_pointmaps.ipynb #import-math
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -52,6 +52,8 @@ class PairPrediction:
         for name, shape in (("points_i", "h w 3"), ("points_j", "h w 3"), ("conf_i", "h w"), ("conf_j", "h w")):
             check_tensor(name, getattr(self, name), shape, **sizes)
         check_same(points_i=self.points_i, points_j=self.points_j, conf_i=self.conf_i, conf_j=self.conf_j)
+        if not sizes["h"] * sizes["w"]:
+            raise ValueError("points_i: expected one pixel or more, got none")
         for name, conf in (("conf_i", self.conf_i), ("conf_j", self.conf_j)):
             if conf.min() < 1 or not (conf > 1).any():
                 got = f"{conf.min():g} to {conf.max():g}"
@@ -67,7 +69,7 @@ def pointmap(
     view: View,  # with depth; a batch *b
     frame: Camera,  # in whose frame the points are wanted
 ) -> Float[Tensor, "*b h w 3"]:  # unit of the poses; NaN where the depth is
-    "Where a view's pixels are, in some camera's frame (eq. 2)."
+    "Where a view's pixels are, in some camera's frame (eqs. 1 and 2)."
     if view.depth is None:
         raise ValueError("view: expected one with depth, got one without")
     return transform_points(frame.w2c, view.camera.unproject(view.depth))
@@ -82,6 +84,8 @@ def spoiled(
     "True points with errors."
     draw = dict(generator=generator, dtype=points.dtype)
     known = points[points.isfinite().all(-1)]
+    if not len(known):
+        raise ValueError("points: expected some that are known, got none")
     anywhere = known.amin(0) + (known.amax(0) - known.amin(0)) * torch.rand(points.shape, **draw)
     wrong = torch.rand(points.shape[:-1], **draw) < outliers
     noisy = points + noise * points.norm(dim=-1, keepdim=True) * torch.randn(points.shape, **draw)
@@ -97,6 +101,9 @@ def simulate_pair(
     generator: torch.Generator | None = None,  # of noise, outliers and the pair's unit; None: seed 0
 ) -> "PairPrediction":
     "What a network might say of two views: the truth with errors, in a unit of its own, equally sure of every pixel with depth."
+    for name, k in (("i", i), ("j", j)):
+        check_number(name, k, 0, len(views) - 1, integer=True)
+    check_number("noise", noise, 0), check_number("outliers", outliers, 0, 1)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     unit = float(torch.empty(()).uniform_(0.5, 2.0, generator=generator))
     points = [spoiled(pointmap(views[k], views[i].camera), noise, outliers, generator) * unit for k in (i, j)]
@@ -162,7 +169,7 @@ def far_weights(
     weights: Float[Tensor, "*b n"],
     distance: Float[Tensor, "*b n"],
 ) -> Float[Tensor, "*b n"]:  # of squared distances
-    "Weights with which a sum of squares has the slope of the weighted sum of distances (eq. 4)."
+    "Weights with which half a sum of squares has the slope of the weighted sum of distances (eq. 4)."
     floor = 1e-3 * distance.mean(-1, keepdim=True) + torch.finfo(distance.dtype).tiny
     return weights / torch.maximum(distance, floor)
 
@@ -194,8 +201,9 @@ def align_similarity(
     check_broadcast(src=src.shape[:-2], dst=dst.shape[:-2], weights=weights.shape[:-1])
     if (weights.detach() < 0).any():
         raise ValueError(f"weights: expected none below 0, got {weights.detach().min():.3g}")
-    if is_thin(src.detach(), weights.detach()).any():
-        raise ValueError("src: expected three or more points with weight that are not all on one line (or all equal)")
+    for name, points in (("src", src), ("dst", dst)):
+        if is_thin(points.detach(), weights.detach()).any():
+            raise ValueError(f"{name}: expected three or more points with weight that are not all on one line (or all equal)")
     found = fit_similarity(src, dst, weights)
     for _ in range(rounds if robust else 0):
         found = fit_similarity(src, dst, far_weights(weights, (dst - found.apply(src)).norm(dim=-1)))
@@ -252,7 +260,7 @@ def match_reciprocal(
     return partner[idx_2], idx_2
 
 # %% ../nbs/foundations/08_pointmaps.ipynb #slopes
-FOCAL_METHODS = "weiszfeld", "median"
+FOCAL_METHODS = "weiszfeld", "median", "angle"
 WIDEST = math.tan(math.radians(80))  # no pinhole picture shows what is farther off its axis
 
 
@@ -287,26 +295,59 @@ def median_focal(
     votes = torch.where(slope != 0, offset / torch.where(slope != 0, slope, 1), torch.nan)
     return votes.flatten(-2).nanmedian(-1).values
 
+
+def angular_focal(
+    offset: Float[Tensor, "*#b p 2"],  # pixels from the principal point
+    slope: Float[Tensor, "*b p 2"],  # x/z and y/z
+    rounds: int = 30,  # reweightings
+) -> Float[Tensor, "*b"]:  # px
+    "The focal length whose rays are nearest to the points by angle, from the vote on, outliers fading out (eq. 16)."
+    focal, known = median_focal(offset, slope), (slope != 0).any(-1)
+    y = F.normalize(F.pad(slope, (0, 1), value=1.0), dim=-1)
+    for _ in range(rounds):
+        a = F.pad(offset / focal[..., None, None], (0, 1), value=1.0)
+        n, depth = a.square().sum(-1, keepdim=True), (y * a).sum(-1, keepdim=True)
+        r, j = y - depth / n * a, depth / n * a * a.new_tensor([1.0, 1.0, 0.0])
+        j = j - (j * a).sum(-1, keepdim=True) / n * a
+        e = r.norm(dim=-1)
+        usual = 2 * torch.where(known, e, torch.nan).nanmedian(-1, keepdim=True).values + torch.finfo(e.dtype).eps
+        w = torch.where(known, 1 / (1 + (e / usual).square()).square(), 0)
+        focal = focal * (-(w * (r * j).sum(-1)).sum(-1) / (w * j.square().sum(-1)).sum(-1)).exp()
+    return focal
+
 # %% ../nbs/foundations/08_pointmaps.ipynb #estimate-focal
+def as_pixels(
+    name: str,  # the argument's name
+    given: Float[Tensor, "*b 2"] | Sequence[float],  # pixels
+    like: Tensor,  # for device and dtype
+) -> Float[Tensor, "*b 2"]:
+    "Places in a picture, as a tensor."
+    try:
+        return torch.as_tensor(given, dtype=like.dtype, device=like.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name}: expected (x, y) in pixels, got {given!r}") from None
+
+
 @full_precision
 def estimate_focal(
     points_cam: Float[Tensor, "*b h w 3"],  # pointmap in its own camera's frame, any unit; NaN where unknown
     principal_point: Float[Tensor, "*#b 2"] | Sequence[float] | None = None,  # (x, y), pixels; None: the picture's centre
-    method: str = "weiszfeld",  # or "median": not as exact with noise, and safer with gross outliers
+    method: str = "weiszfeld",  # as published; "median": safer with gross outliers; "angle": that, and no bias by noise
 ) -> Float[Tensor, "*b"]:  # px
-    "The focal length that explains a pointmap (eqs. 6 and 7)."
+    "The focal length that explains a pointmap (eqs. 6, 7 and 16)."
     sizes = check_tensor("points_cam", points_cam, "... h w 3", finite=False)
     check_choice("method", method, FOCAL_METHODS)
     centre = [sizes["w"] / 2, sizes["h"] / 2] if principal_point is None else principal_point
-    centre = torch.as_tensor(centre, dtype=points_cam.dtype, device=points_cam.device)
+    centre = as_pixels("principal_point", centre, points_cam)
     check_tensor("principal_point", centre, "... 2")
     check_broadcast(points_cam=points_cam.shape[:-3], principal_point=centre.shape[:-1])
     slope = slopes(points_cam.flatten(-3, -2))
     if not ((slope != 0).all(-1).sum(-1) >= 2).all():
         raise ValueError("points_cam: expected two or more finite points before the camera and off its axis in each pointmap")
     pixels = pixel_grid(sizes["h"], sizes["w"], points_cam.dtype, points_cam.device).flatten(0, 1)
-    focal = (weiszfeld_focal if method == "weiszfeld" else median_focal)(pixels - centre[..., None, :], slope)
-    if (focal.detach() <= 0).any():
+    way = dict(zip(FOCAL_METHODS, (weiszfeld_focal, median_focal, angular_focal)))[method]
+    focal = way(pixels - centre[..., None, :], slope)
+    if not (focal.detach() > 1e-3 * max(sizes["h"], sizes["w"])).all():
         got = f"a focal length of {focal.detach().min():.3g} px"
         raise ValueError(f"points_cam: expected x right, y down, z forward in the camera's frame, got {got}")
     return focal
@@ -447,6 +488,9 @@ def estimate_pose(
     check_same(points_world=points_world, pixels=pixels, K=K), check_number("threshold", threshold, 0, exclusive=True)
     check_number("samples", samples, 1, integer=True), check_number("seed", seed, 0, integer=True)
     X, xy, k = (x.to("cpu", torch.float64) for x in (points_world, pixels, K))
+    for name, places in (("points_world", X), ("pixels", backproject(k, xy))):
+        if is_thin(places, torch.ones(n, dtype=torch.float64)):
+            raise ValueError(f"{name}: expected places that are not all on one line (or all equal)")
     w2c = sampled_pose(X, xy, k, threshold, samples, torch.Generator().manual_seed(seed))
     for step in (1 + n // 10_000, 1):  # a good pose from some is soon a better one from all
         if int((pose_errors(w2c, X[::step], xy[::step], k) < threshold).sum()) < 6:
@@ -480,6 +524,8 @@ def spanning_tree(
     score: Float[Tensor, "e"],  # how good each pair is
 ) -> list[int]:  # v - 1 pairs, each of which joins one more view to those before
     "The pairs by which all views hang together best: a maximum spanning tree, as it grows from the best pair (Prim)."
+    if not len(views) or len(score) != len(views):
+        raise ValueError(f"views: expected one pair or more and a score for each, got {len(views)} and {len(score)} scores")
     pairs, score, num = [tuple(pair) for pair in views.tolist()], score.tolist(), int(views.max()) + 1
     touching, tree, placed, open_pairs = {v: [] for v in range(num)}, [], set(), []
     for e, (i, j) in enumerate(pairs):
@@ -529,6 +575,8 @@ def stack_pairs(
     for k, pair in enumerate(pairs):
         if not isinstance(pair, PairPrediction):
             raise TypeError(f"pairs[{k}]: expected a PairPrediction, got {type(pair).__name__}")
+        if pair.points_i.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"pairs[{k}]: expected float32 or float64, got {pair.points_i.dtype}")
         check_same(**{"pairs[0]": pairs[0].points_i, f"pairs[{k}]": pair.points_i})
         if pair.points_i.shape != pairs[0].points_i.shape:
             size, first = (tuple(p.points_i.shape[:2]) for p in (pair, pairs[0]))
@@ -891,7 +939,7 @@ def check_principal_points(
 ) -> Float[Tensor, "v 2"]:  # pixels
     "The views' principal points: those given, or the pictures' centres."
     given = [size[1] / 2, size[0] / 2] if given is None else given
-    centre = torch.as_tensor(given, dtype=like.dtype, device=like.device)
+    centre = as_pixels("principal_points", given, like)
     if tuple(centre.shape) not in ((2,), (num, 2)) or not centre.isfinite().all():
         raise ValueError(f"principal_points: expected finite pixels of shape (2,) or ({num}, 2), got {given}")
     return centre.expand(num, 2)
@@ -954,8 +1002,11 @@ def global_align(
 ) -> Alignment:  # cameras, depths and points of all views in one world
     "One scene in which all pairs agree as well as they can (eq. 14)."
     check_number("rounds", rounds, minimum=1, integer=True), check_number("tolerance", tolerance, minimum=0)
+    pairs = list(pairs) if isinstance(pairs, Iterable) else [pairs]
     seen, offset, centre, score = alignment_problem(pairs, principal_points)
     few, some = thinned(seen, offset, pairs[0].conf_i.shape[1])
+    if is_thin(few.points, few.weight).any():  # of a view that knows little, too little is left
+        few, some = seen, offset
     state = first_scene(few, score, some)
     if len(some[0]) < len(offset[0]):  # cameras first, from some pixels
         state = settled(few, some, *state, rounds, 10 * tolerance)[:2]

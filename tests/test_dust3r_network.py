@@ -294,7 +294,7 @@ def test_what_croco_hands_over():
         assert torch.equal(x, before[name] if name.startswith("downstream_") else source), name
 
 
-def test_a_run_goes_on_to_the_same_numbers():
+def test_a_seed_is_a_run_and_crocos_weights_are_taken_over():
     size = scale(dust3r.SCALES, "tiny")
     pairs = render_pairs(8)
     runs = [train_dust3r("dust3r", pairs, size).record for _ in range(2)]
@@ -303,7 +303,8 @@ def test_a_run_goes_on_to_the_same_numbers():
     start = train_dust3r("completion", pairs, size)
     after = train_dust3r("croco", pairs, size, start.ema)
     assert after.record["config"]["steps"] == size.short
-    assert after.record["curve"]["loss"] != runs[0]["curve"]["loss"][: size.short]
+    short = train_dust3r("short", pairs, size)  # the same but for the weights that it began with
+    assert after.record["curve"]["loss"][0] != short.record["curve"]["loss"][0]
     wrong = ("croco", None, "start: expected"), ("dust3r", start.ema, "start: expected"), ("other", None, "run: ")
     for run, given, words in wrong:
         with pytest.raises(ValueError, match=words):
@@ -382,7 +383,7 @@ def test_pairs_are_the_networks_own_answers(ring):
         said = net(images[2:], images[:1])
     torch.testing.assert_close(pairs[4].points_j, said.points_2[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(pairs[4].conf_i, said.conf_1[0], rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="pairs: expected numbers of the 3 pictures"):
+    with pytest.raises(ValueError, match="pairs: expected two numbers of the 3 pictures"):
         predict_pairs(net, images, [(0, 3)])
 
 
@@ -395,9 +396,15 @@ def test_pictures_that_make_no_scene(ring):
                          ([a, b[:, :0]], "images[1]")):  # fmt: skip
         with pytest.raises(ValueError, match=re.escape(words)):
             reconstruct(given)
-    for options in (dict(keep=2.0), dict(window=0), dict(size=(0, 64)), dict(size=(60, 64))):
-        with pytest.raises(ValueError):
+    for options, words in ((dict(keep=2.0), "keep: "), (dict(window=0), "window: "), (dict(size=(0, 64)), "size[0]: "),
+                           (dict(size=(64, 60)), "size[1]: "), (dict(size=64), "size: "), (dict(size=(64, 64, 3)), "size: "),
+                           (dict(net="a.pth"), "net: ")):  # fmt: skip
+        with pytest.raises((ValueError, TypeError), match="^" + re.escape(words)):
             reconstruct([a, b], **options)
+    with pytest.raises(ValueError, match="^images: .* makes no scene"):
+        reconstruct([a * 0 + 0.5, a * 0 + 0.5])
+    with pytest.raises(ValueError, match="images: expected one or more"):
+        dust3r.fit_pictures([], 64, 64)
     for given in ([a, (b * 255).byte()], [a, b.numpy()]):
         with pytest.raises(TypeError, match=re.escape("images[1]")):
             reconstruct(given)
