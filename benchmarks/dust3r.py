@@ -5,13 +5,13 @@ KD-trees of scipy, each asked for every point. The peer of global alignment is t
 on its own parameters, from the same start (`adam_align`); both objectives are printed, and memory is the process's peak so far.
 """
 
-import json
 import math
 import resource
 import sys
 
 import numpy as np
 import torch
+from common import report
 from scipy.spatial import cKDTree
 
 from nvs_book.cameras import Camera, intrinsics, look_at, stack_cameras
@@ -19,13 +19,6 @@ from nvs_book.dust3r import confidence_loss
 from nvs_book.pointmaps import adam_align, global_align, match_reciprocal, pointmap, simulate_pair, view_pairs
 from nvs_book.scenes import ProceduralWorld
 from nvs_book.viewers import best_time
-
-
-def report(benchmark: str, ours: float, peer: str, peer_s: float, **more) -> None:
-    """One line of JSON."""
-    line = {"benchmark": benchmark, "ours_s": ours, "peer": peer, "peer_s": peer_s, "ratio": peer_s / ours, **more}
-    rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in line.items()}
-    print(json.dumps({**rounded, "threads": torch.get_num_threads()}), flush=True)
 
 
 def views_around(num: int, height: int, width: int, seed: int = 3) -> list:

@@ -5,10 +5,10 @@ of each of the 262,144 samples. Attention's peer is the same layer as it is defi
 Calls alternate; results must agree.
 """
 
-import json
 
 import torch
 import torch.nn.functional as F
+from common import report, side_by_side
 
 from nvs_book.cameras import Camera, intrinsics_from_fov, orbit, rays_through
 from nvs_book.epipolar import (
@@ -20,21 +20,8 @@ from nvs_book.epipolar import (
     view_segments,
 )
 from nvs_book.exercises import Alive
-from nvs_book.viewers import best_time
 
 SIDE, CHANNELS, SAMPLES, HEADS, REPEATS = 64, 128, 32, 4, 7
-
-
-def report(benchmark: str, ours: float, peer: str, peer_s: float, **more) -> None:
-    """One line of JSON."""
-    line = {"benchmark": benchmark, "ours_s": ours, "peer": peer, "peer_s": peer_s, "ratio": peer_s / ours, **more}
-    rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in line.items()}
-    print(json.dumps({**rounded, "threads": torch.get_num_threads()}), flush=True)
-
-
-def side_by_side(*calls) -> list[float]:
-    """Best time of each of several functions, called in turn."""
-    return [min(times) for times in zip(*([best_time(call, 1) for call in calls] for _ in range(REPEATS)))]
 
 
 def least_squares_samples(features, segments, camera):
@@ -71,7 +58,7 @@ def sampling(camera: Camera, features: torch.Tensor) -> None:
     error = (samples.features - found.unflatten(0, (2, 1)))[samples.valid].abs().max()
     assert error < 1e-3
     off = ((samples.t - t) / samples.t)[samples.valid].abs().quantile(0.999)
-    seconds = side_by_side(ours, peer)
+    seconds = side_by_side(ours, peer, repeats=REPEATS)
     report(
         "epipolar: segments, samples, depths",
         seconds[0],
@@ -91,13 +78,13 @@ def attention(camera: Camera, features: torch.Tensor) -> None:
     leaf = features.clone().requires_grad_()
     error = (layers[0](leaf, segments) - layers[1](leaf, segments)).abs().max()
     assert error < 1e-5
-    forward = side_by_side(*(lambda f=f: f(leaf.detach(), segments) for f in layers))
+    forward = side_by_side(*(lambda f=f: f(leaf.detach(), segments) for f in layers), repeats=REPEATS)
     report("epipolar: attention, forward", forward[0], "as it is defined", forward[1], error=float(error.detach()))
 
     def both_ways(layer):
         return torch.autograd.grad(layer(leaf, segments).square().mean(), (leaf, *layer.parameters()))
 
-    seconds = side_by_side(*(lambda f=f: both_ways(f) for f in layers))
+    seconds = side_by_side(*(lambda f=f: both_ways(f) for f in layers), repeats=REPEATS)
     memory = [most_memory(lambda f=f: both_ways(f)) for f in layers]
     report(
         "epipolar: attention, forward + backward",
