@@ -11,8 +11,8 @@ __all__ = ['CHUNK', 'UNITS', 'NEAR', 'FAR', 'KINDS', 'SCALES', 'check_depth_rang
            'DepthHead', 'scales_from_features', 'rotation_from_xyzw', 'covariance_matrices', 'basis_values', 'sh_basis',
            'circle_directions', 'band_matrix', 'rotate_harmonics', 'check_harmonics', 'check_rotation', 'Gaussians',
            'harmonics_damping', 'gaussians_from_features', 'check_gaussian_inputs', 'draw_units', 'scaled_views',
-           'depth_pairs', 'EpipolarDepth', 'check_pictures', 'depth_loss', 'make_model', 'train', 'weights_file',
-           'train_and_keep', 'load_epipolar', 'likely_depth', 'predict_depth']
+           'EpipolarDepth', 'check_pictures', 'depth_loss', 'make_model', 'train', 'weights_file', 'train_and_keep',
+           'load_epipolar', 'likely_depth', 'predict_depth']
 
 # %% ../nbs/methods/12_epipolar_attention.ipynb #import-math
 import math
@@ -991,10 +991,9 @@ def check_gaussian_inputs(
 # %% ../nbs/methods/12_epipolar_attention.ipynb #import-nvs-book
 from pathlib import Path
 
-import nvs_book
 from .rotary import grid_positions, patch_stem, token_depth
-from .scenes import PairDataset, collect
-from .training import Scale, Step, Trained, current_device, fit, load_weights, save_weights, scale, seeded
+from .scenes import render_pairs
+from .training import Scale, Step, Trained, current_device, fit, load_weights, save_weights, scale, seeded, weights_path
 
 # %% ../nbs/methods/12_epipolar_attention.ipynb #scaled-views
 UNITS = 0.3, 3.0  # the unit of a scene: how many of it make a metre
@@ -1024,20 +1023,6 @@ def scaled_views(
     place = torch.cat([views.camera.c2w[..., :3, :3], factor * views.camera.c2w[..., :3, 3:]], -1)
     camera = replace(views.camera, c2w=torch.cat([place, views.camera.c2w[..., 3:, :]], -2))
     return View(views.image, camera, None if views.depth is None else views.depth * factor)
-
-
-def depth_pairs(
-    num: int,  # pairs
-    seed: int = 0,  # of the set
-    split: str = "train",  # or "heldout": worlds that no training set has, whatever its seed
-    size: int = 64,  # of the square pictures, pixels
-    orbit_deg: tuple[float, float] = (10.0, 25.0),  # from one view to the other
-) -> View:  # (num, 2) views in metres
-    "A fixed set of pairs of views, rendered once and kept in memory."
-    pairs = collect(PairDataset(seed, split, size, orbit_deg=orbit_deg), num)
-    K, c2w = (torch.stack([getattr(view.camera, field) for view in pairs], 1) for field in ("K", "c2w"))
-    image, depth = (torch.stack([getattr(view, field) for view in pairs], 1) for field in ("image", "depth"))
-    return View(image, Camera(K, c2w, size, size), depth)
 
 # %% ../nbs/methods/12_epipolar_attention.ipynb #epipolardepth
 KINDS = ("epipolar", "monocular", "no depth code", "no self-attention", "wrong pose")
@@ -1154,7 +1139,7 @@ def train(
     device = current_device()
     with seeded(seed):
         model = make_model(kind, size).to(device)
-    pairs = depth_pairs(size.pairs, seed, size=size.size) if pairs is None else pairs
+    pairs = render_pairs(size.pairs, seed, size=size.size) if pairs is None else pairs
 
     def draw(step: Step) -> View:
         chosen = torch.randint(len(pairs.image), (step.batch_size,), generator=step.generator)
@@ -1168,8 +1153,7 @@ def train(
 def weights_file(kind: str, seed: int, size: Scale | None = None) -> Path:
     "Where the weights of a run are kept in the package: `small` is what ships, `full` gets a name of its own."
     check_choice("kind", kind, KINDS)
-    own = "_full" if size is not None and size.name == "full" else ""
-    return Path(nvs_book.__file__).parent / "weights" / f"epipolar{own}_{kind.replace(' ', '_')}_{seed}.safetensors"
+    return weights_path("epipolar", kind, seed, size=size)
 
 
 def train_and_keep(kind: str, seed: int, size: Scale, pairs: View | None = None) -> Trained:

@@ -4,9 +4,10 @@
 __all__ = ['FOCAL', 'CX', 'CY', 'CX_SHIFT', 'BASELINE', 'KINDS', 'View', 'stack_views', 'motorcycle', 'carry_disparity',
            'reproject', 'sphere_trace', 'Shapes', 'rounded_distance', 'rounded_normal', 'uniforms', 'draw_shapes',
            'Materials', 'draw_materials', 'Surface', 'ProceduralWorld', 'ViewPair', 'PairDataset', 'MultiViewDataset',
-           'collect', 'read_image', 'read_depth', 'Frame', 'resize_view', 'ViewFolder', 'read_transforms',
-           'write_transforms', 'distort', 'read_colmap', 'read_realestate10k', 'read_srn', 'read_views', 'same_place',
-           'fundamental_matrix', 'epipolar_residual', 'match_pixels', 'Reading', 'judge_poses', 'epipolar_check']
+           'collect', 'render_pairs', 'read_image', 'read_depth', 'Frame', 'resize_view', 'ViewFolder',
+           'read_transforms', 'write_transforms', 'distort', 'read_colmap', 'read_realestate10k', 'read_srn',
+           'read_views', 'same_place', 'fundamental_matrix', 'epipolar_residual', 'match_pixels', 'Reading',
+           'judge_poses', 'epipolar_check']
 
 # %% ../nbs/foundations/02_scenes.ipynb #import-math
 import math
@@ -817,6 +818,20 @@ def _join_views(views: Sequence[View]) -> View:
     "Batches of views as one along their first dimension."
     camera = replace(views[0].camera, **{f: torch.cat([getattr(v.camera, f) for v in views]) for f in ("K", "c2w")})
     return View(camera=camera, **{f: torch.cat([getattr(v, f) for v in views]) for f in ("image", "depth", "mask")})
+
+
+def render_pairs(
+    num: int,  # pairs
+    seed: int = 0,  # of the set
+    split: str = "train",  # or "heldout": worlds that no training set has, whatever its seed
+    size: int = 64,  # of the square pictures, pixels
+    orbit_deg: tuple[float, float] = (10.0, 25.0),  # from one view to the other
+) -> View:  # (num, 2) views in metres
+    "A fixed set of pairs of views, rendered once and kept in memory."
+    pairs = collect(PairDataset(seed, split, size, orbit_deg=orbit_deg), num)
+    K, c2w = (torch.stack([getattr(view.camera, field) for view in pairs], 1) for field in ("K", "c2w"))
+    image, depth = (torch.stack([getattr(view, field) for view in pairs], 1) for field in ("image", "depth"))
+    return View(image, Camera(K, c2w, size, size), depth)
 
 # %% ../nbs/foundations/02_scenes.ipynb #import-json
 import json

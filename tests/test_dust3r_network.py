@@ -38,12 +38,12 @@ from nvs_book.dust3r import (
     read_tensors,
     reconstruct,
     relative_camera,
-    render_pairs,
     summary,
     take_over,
     train_dust3r,
     turned_deg,
     weights_file,
+    wide_pairs,
 )
 from nvs_book.pointmaps import align_similarity, simulate_pair
 from nvs_book.scenes import MultiViewDataset
@@ -72,7 +72,7 @@ def pictures(*size, seed=0, count=2):
 
 @pytest.fixture(scope="module")
 def heldout():
-    return render_pairs(24, split="heldout")
+    return wide_pairs(24, split="heldout")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_only_the_look_across_carries_the_other_picture():
 
 
 def test_every_weight_is_trained_but_the_mask_token():
-    net, example = made(), as_example(render_pairs(2))
+    net, example = made(), as_example(wide_pairs(2))
     pointmap_loss(net.train(), example)[0].backward()
     idle = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == ["mask_token"]
@@ -296,7 +296,7 @@ def test_what_croco_hands_over():
 
 def test_a_seed_is_a_run_and_crocos_weights_are_taken_over():
     size = scale(dust3r.SCALES, "tiny")
-    pairs = render_pairs(8)
+    pairs = wide_pairs(8)
     runs = [train_dust3r("dust3r", pairs, size).record for _ in range(2)]
     assert runs[0]["curve"]["loss"] == runs[1]["curve"]["loss"]
     assert not Path("runs").exists() or not list(Path("runs").glob("dust3r-*-tiny-*"))
@@ -315,7 +315,7 @@ def test_a_seed_is_a_run_and_crocos_weights_are_taken_over():
 
 
 def test_the_shipped_weights_meet_the_bars(heldout):
-    record, blind = load_record(weights_file()), as_example(render_pairs(32))
+    record, blind = load_record(weights_file()), as_example(wide_pairs(32))
     assert weights_file().stat().st_size <= 6e6 and set(record["runs"]) == set(dust3r.LONG + dust3r.SHORT)
     assert all(run["scale"] == "small" and "dirty" not in run["commit"] for run in record["runs"].values())
     found, true = summary(*pair_errors(load_pointmap_net(), heldout)), as_example(heldout)

@@ -16,7 +16,6 @@ from nvs_book.epipolar import (
     DepthDistribution,
     EpipolarDepth,
     depth_loss,
-    depth_pairs,
     draw_units,
     likely_depth,
     load_epipolar,
@@ -27,7 +26,7 @@ from nvs_book.epipolar import (
 )
 from nvs_book.metrics import depth_errors
 from nvs_book.rotary import token_depth
-from nvs_book.scenes import View
+from nvs_book.scenes import View, render_pairs
 from nvs_book.training import Scale, load_record, scale, seeded
 
 TRAINED = pytest.mark.skipif(not weights_file("wrong pose", 2).exists(), reason="the weights are not there")
@@ -36,7 +35,7 @@ SMALL = dict(dim=16, heads=2, layers=1, num_samples=8, buckets=24)
 
 @pytest.fixture(scope="module")
 def views() -> View:
-    return depth_pairs(6, split="heldout")
+    return render_pairs(6, split="heldout")
 
 
 def network(kind: str, **sizes) -> EpipolarDepth:
@@ -68,9 +67,9 @@ def test_another_unit_is_the_same_picture_of_the_same_scene(views):
 
 
 def test_pairs_are_held_out_and_fit_the_bounds(views):
-    other = depth_pairs(6, split="train")
+    other = render_pairs(6, split="train")
     assert not torch.allclose(views.image, other.image)
-    assert torch.equal(depth_pairs(6, split="heldout").image, views.image)
+    assert torch.equal(render_pairs(6, split="heldout").image, views.image)
     assert views.depth.min() * UNITS[0] > NEAR and views.depth.max() * UNITS[1] < FAR
     directions = views.camera.rays()[1]
     ahead = (directions @ views.camera.c2w[..., None, :3, 2:3])[..., 0]
@@ -187,7 +186,7 @@ def test_predictions_do_not_depend_on_the_batch(views):
 
 @pytest.fixture(scope="module")
 def lesson() -> View:
-    return depth_pairs(12)
+    return render_pairs(12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -213,7 +212,7 @@ def test_scales_are_complete():
 
 
 def test_units_that_are_none_and_a_wrong_pose_that_is_the_right_one_are_refused():
-    views = depth_pairs(2)
+    views = render_pairs(2)
     with pytest.raises(ValueError, match="units: expected numbers > 0, got -1"):
         scaled_views(views, torch.tensor([1.0, -1.0]))
     with pytest.raises(TypeError, match="generator: expected a torch.Generator"):
@@ -237,7 +236,7 @@ def test_shipped_weights_are_small_and_have_records():
 
 @TRAINED
 def test_shipped_weights_know_the_unit_and_the_monocular_ones_cannot():
-    views = scaled_views(depth_pairs(32, split="heldout"), draw_units(32, torch.Generator().manual_seed(3)))
+    views = scaled_views(render_pairs(32, split="heldout"), draw_units(32, torch.Generator().manual_seed(3)))
     true = token_depth(views.depth, 4)
     error = {
         kind: [float(depth_errors(predict_depth(load_epipolar(kind, seed), views), true).abs_rel.mean()) for seed in range(3)]
