@@ -3,10 +3,10 @@
 The peer of chamfer is `torch.cdist` in slices, both ways from one matrix, in its fast form by matrix multiplication; that of
 SSIM is torchmetrics. The numbers are the same (the difference is printed too).
 """
-import json
 from functools import partial
 
 import torch
+from common import report
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from nvs_book.metrics import chamfer, ssim
@@ -23,12 +23,6 @@ def chamfer_by_all_distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         to_b.append(distances.amin(1))
         to_a = torch.minimum(to_a, distances.amin(0))
     return torch.cat(to_b).square().mean() + to_a.square().mean()
-
-
-def report(name: str, ours_s: float, peer: str, peer_s: float, **more: float) -> None:
-    "One JSON line."
-    print(json.dumps({"benchmark": name, "ours_s": round(ours_s, 5), "peer": peer, "peer_s": round(peer_s, 5),
-                      "ratio": round(peer_s / ours_s, 2), "threads": torch.get_num_threads(), **more}))
 
 
 def main() -> None:

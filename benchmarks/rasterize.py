@@ -8,7 +8,6 @@ PyTorch3D 0.7.9 takes 5.5 s for the first line (CPU; its binned path exists on C
 """
 
 import argparse
-import json
 import math
 import resource
 import subprocess
@@ -16,6 +15,7 @@ import sys
 
 import torch
 import torch.nn.functional as F
+from common import report
 
 from nvs_book.scenes import View, motorcycle
 from nvs_book.synsin import Fragments, has_numba, points_of_view, rasterize_points, render_points, splat
@@ -37,13 +37,6 @@ def all_pairs(xy: torch.Tensor, z: torch.Tensor, row: int, width: int, radius: f
     dist2 = (columns[:, None] - xy[:, 0]).square() + (row + 0.5 - xy[:, 1]).square()
     depth, idx = torch.where(dist2 < radius**2, z, torch.inf).topk(k, largest=False)
     return torch.where(depth < torch.inf, idx, -1)
-
-
-def report(benchmark: str, ours: float, peer: str, peer_s: float, **more) -> None:
-    """One line of JSON."""
-    line = {"benchmark": benchmark, "ours_s": ours, "peer": peer, "peer_s": peer_s, "ratio": peer_s / ours, **more}
-    rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in line.items()}
-    print(json.dumps({**rounded, "threads": torch.get_num_threads()}), flush=True)
 
 
 def rasterize_256(path: str) -> None:

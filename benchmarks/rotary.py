@@ -5,10 +5,10 @@ keeps its angles between calls; here nothing is kept. Both errors are against fl
 radians to float32. RoPE2D's peer is the package's axial form with the same frequencies.
 """
 
-import json
 
 import torch
 import torch.nn.functional as F
+from common import report, side_by_side
 from rotary_embedding_torch import RotaryEmbedding, apply_rotary_emb
 
 from nvs_book.rotary import grid_positions, rope_1d, rope_2d, rope_frequencies
@@ -17,25 +17,14 @@ from nvs_book.viewers import best_time
 HEADS, SIZE, LENGTHS, REPEATS = 8, 64, (256, 1024, 4096, 16384), 30
 
 
-def report(benchmark: str, ours: float, peer: str, peer_s: float, **more) -> None:
-    """One line of JSON."""
-    line = {"benchmark": benchmark, "ours_s": ours, "peer": peer, "peer_s": peer_s, "ratio": peer_s / ours, **more}
-    rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in line.items()}
-    print(json.dumps({**rounded, "threads": torch.get_num_threads()}), flush=True)
-
-
-def side_by_side(*calls) -> list[float]:
-    """Best time of each of several functions, called in turn."""
-    return [min(times) for times in zip(*([best_time(call, 1) for call in calls] for _ in range(REPEATS)))]
-
-
 def compare(name: str, ours, peer, peer_name: str, x: torch.Tensor, exact: torch.Tensor) -> None:
     """Forward, then forward and backward, of two functions that must agree."""
     errors = {f"{who}_error": float((call(x) - exact).abs().max()) for who, call in (("our", ours), ("peer", peer))}
-    ours_s, peer_s = side_by_side(lambda: ours(x), lambda: peer(x))
+    ours_s, peer_s = side_by_side(lambda: ours(x), lambda: peer(x), repeats=REPEATS)
     report(name, ours_s, peer_name, peer_s, **errors)
     leaf, upstream = x.clone().requires_grad_(), torch.randn_like(x)
-    ours_s, peer_s = side_by_side(*(lambda f=f: torch.autograd.grad(f(leaf), leaf, upstream) for f in (ours, peer)))
+    both_ways = (lambda f=f: torch.autograd.grad(f(leaf), leaf, upstream) for f in (ours, peer))
+    ours_s, peer_s = side_by_side(*both_ways, repeats=REPEATS)
     report(f"{name}, forward + backward", ours_s, peer_name, peer_s)
 
 
@@ -63,7 +52,7 @@ def pictures() -> None:
     order = torch.arange(SIZE).view(2, -1, 2).transpose(1, 2).flatten()  # the same turn, the features sorted into halves
     halves = x[..., order]
     assert torch.allclose(rope_2d(halves, p), exact[..., order].float(), atol=1e-5)
-    ours_s, peer_s = side_by_side(lambda: rope_2d(halves, p), lambda: theirs(x))
+    ours_s, peer_s = side_by_side(lambda: rope_2d(halves, p), lambda: theirs(x), repeats=REPEATS)
     report(f"rotary: rope_2d, {side}x{side} patches", ours_s, name, peer_s)
 
 

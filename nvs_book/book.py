@@ -774,7 +774,7 @@ def _cards_html(facts: list[dict]) -> str:
             runs = [] if fact["seconds"] is None else [f"runs in {fact['seconds']:.0f} s"]
             needs = ", ".join(f"{number} {html.escape(titles[number].split(':')[0])}" for number in fact["needs"])
             said = " · ".join([f"{fact['minutes']} min to read", *runs, *([f"needs {needs}"] if needs else [])])
-            name, text = html.escape(f"{fact['number']} · {fact['title']}"), html.escape(fact["summary"].replace("`", ""))
+            name, text = html.escape(f"{fact['number']} · {fact['title']}"), html.escape(re.sub("[`*]", "", fact["summary"]))
             page = Path(fact["path"]).with_suffix(".html").as_posix()
             cards.append(f'<li><a href="{page}"><b>{name}</b><span>{text}</span><i>{said}</i></a></li>')
         parts.append(f'<h3>{html.escape(part)}</h3>\n<ul class="chapter-cards">{"".join(cards)}</ul>')

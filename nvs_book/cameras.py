@@ -4,7 +4,7 @@
 __all__ = ['full_precision', 'invert_pose', 'transform_points', 'rotate_vectors', 'perspective', 'pixel_grid', 'backproject',
            'Camera', 'rays_through', 'resize_intrinsics', 'crop_intrinsics', 'intrinsics', 'intrinsics_from_fov',
            'look_at', 'pose_from_axes', 'spherical_pose', 'orbit', 'relative_pose', 'stack_cameras', 'plucker',
-           'epipolar_line', 'opencv_from_opengl', 'opengl_from_opencv', 'normalize_intrinsics',
+           'visible_part', 'epipolar_line', 'opencv_from_opengl', 'opengl_from_opencv', 'normalize_intrinsics',
            'denormalize_intrinsics', 'from_colmap', 'to_colmap', 'to_pytorch3d', 'from_pytorch3d']
 
 # %% ../nbs/foundations/01_cameras.ipynb #import-math
@@ -397,12 +397,30 @@ def plucker(
     return torch.cat([directions, torch.linalg.cross(origins, directions)], -1)
 
 # %% ../nbs/foundations/01_cameras.ipynb #interval
-def _interval(a: Tensor, b: Tensor, near: float, far: float) -> tuple[Tensor, Tensor]:
+def _interval(a: Tensor, b: Tensor, near: float | Tensor, far: float | Tensor) -> tuple[Tensor, Tensor]:
     "Where all of $a + b t \\ge 0$ (the constraints are the last dimension) for t in [near, far]; empty if the first is larger."
     root = -a / torch.where(b == 0, torch.ones_like(b), b)
     lower = torch.where(b > 0, root, torch.where((b == 0) & (a < 0), torch.inf, -torch.inf)).amax(-1)
     upper = torch.where(b < 0, root, torch.inf).amin(-1)
     return lower.clamp(min=near), upper.clamp(max=far)
+
+
+@full_precision
+def visible_part(
+    src: Camera,  # a batch *b of cameras: the pixels are theirs
+    dst: Camera,  # a batch *b of cameras: who looks at their rays
+    xy: Float[Tensor, "*b r 2"],  # pixels of src
+    near: float | Float[Tensor, "*b 1"],  # where the rays begin, metres along them
+    far: float | Float[Tensor, "*b 1"],  # where they end, metres along them; may be infinite
+) -> tuple[Float[Tensor, "*b r 3"], Float[Tensor, "*b r 3"], Float[Tensor, "*b r"], Float[Tensor, "*b r"]]:
+    "Each pixel's ray in dst's frame: origin, unit direction, and from which t to which t dst sees it (eq. 3)."
+    _check_camera("src", src), _check_camera("dst", dst)
+    origins, directions = rays_through(src, xy)
+    o, d = transform_points(dst.w2c, origins), rotate_vectors(dst.w2c, directions)
+    x, y, w = dst.K.unbind(-2)
+    edges = torch.stack([x, dst.width * w - x, y, dst.height * w - y, w], -1)
+    slack = o.new_tensor([0, 0, 0, 0, 1e-6])  # the last constraint is "in front"
+    return o, d, *_interval(o @ edges - slack, d @ edges, near, far)
 
 
 @full_precision
@@ -414,14 +432,8 @@ def epipolar_line(
     far: float = 1e4,  # where it ends, metres along it
 ) -> Float[Tensor, "*b r 2 2"]:  # the two end points in dst's image (near end first), pixels; NaN where nothing is visible
     "The visible part of each pixel's epipolar line (eq. 3)."
-    _check_camera("src", src), _check_camera("dst", dst)
     check_number("near", near, minimum=0, exclusive=True), check_number("far", far, minimum=near, exclusive=True)
-    origins, directions = rays_through(src, xy)
-    o, d = transform_points(dst.w2c, origins), rotate_vectors(dst.w2c, directions)
-    x, y, w = dst.K.unbind(-2)
-    edges = torch.stack([x, dst.width * w - x, y, dst.height * w - y, w], -1)
-    slack = o.new_tensor([0, 0, 0, 0, 1e-6])  # the last constraint is "in front"
-    t_min, t_max = _interval(o @ edges - slack, d @ edges, near, far)
+    o, d, t_min, t_max = visible_part(src, dst, xy, near, far)
     ends = perspective(dst.K, torch.stack([o + t[..., None] * d for t in (t_min, t_max)], -2))[0]
     return torch.where((t_min < t_max)[..., None, None], ends, torch.nan)
 

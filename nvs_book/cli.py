@@ -4,9 +4,9 @@
 __all__ = ['PROG', 'FULL', 'DENIED', 'FILM_PATHS', 'AS_OPTIONS', 'DIRECTORY', 'PACKAGE', 'IN_A_CLONE', 'EXTRAS', 'MODELS',
            'CHECKS', 'COLOURS', 'Failed', 'Terminated', 'outcome', 'one_line', 'say', 'explain', 'Command', 'Program',
            'main', 'whole_file', 'progress_bar', 'FilmFile', 'film_options', 'film_command', 'in_options',
-           'without_effect', 'render', 'photo', 'book', 'shown', 'clone', 'needed_clone', 'student', 'progress',
-           'free_port', 'running_lab', 'open_lab', 'lab', 'ratio_table', 'find_benchmarks', 'run_benchmark', 'bench',
-           'bench_report', 'Finding', 'finding', 'pip_install', 'unmet', 'examine', 'diagnosis', 'doctor']
+           'without_effect', 'render', 'photo', 'reconstruct', 'book', 'shown', 'clone', 'needed_clone', 'student',
+           'progress', 'free_port', 'running_lab', 'open_lab', 'lab', 'ratio_table', 'find_benchmarks', 'run_benchmark',
+           'bench', 'bench_report', 'Finding', 'finding', 'pip_install', 'unmet', 'examine', 'diagnosis', 'doctor']
 
 # %% ../nbs/workbench/90_cli.ipynb #import-errno
 import errno
@@ -464,6 +464,47 @@ def photo(picture, output, path, amount, zoom, frames, fps, size, depth, kind, s
     if depth and model:
         raise click.UsageError("--depth and --model: expected one of them, got both")
     film_command(output, fps, make, frames, zoom, path, [file for file in (picture, depth) if file])
+
+# %% ../nbs/workbench/90_cli.ipynb #reconstruct
+@main.command(examples=[
+    "reconstruct a.jpg b.jpg c.jpg --out scene.ply",
+    "reconstruct a.jpg b.jpg c.jpg d.jpg -o walk.ply --window 1 --keep 0.3",
+    "reconstruct a.jpg b.jpg -o scene.ply --checkpoint DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth",
+])  # fmt: skip
+@click.argument("pictures", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("-o", "--out", required=True, type=FilmFile(path_type=Path), help="The cloud to write: .ply.")
+@click.option("--checkpoint", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="A published DUSt3R's weights, .pth or .safetensors; default: the small network that ships.")
+@click.option("--size", type=click.IntRange(32, 2048), default=512, show_default=True,
+              help="With --checkpoint: pixels on the longer side that the network is shown.")
+@click.option("--window", type=click.IntRange(min=1), help="Pair only pictures at most so far apart; default: all.")
+@click.option("--keep", type=click.FloatRange(0, 1, min_open=True), default=0.5, show_default=True,
+              help="Share of the pixels, the surest, that make the cloud.")
+def reconstruct(pictures, out, checkpoint, size, window, keep):
+    """Make a coloured cloud of pictures of one place; no camera need be known.
+
+    PICTURES are two or more PNG, JPEG, WEBP, BMP or TIFF files. Sizes may differ: each is cut about its centre to one shape. The
+    small network that ships has only seen procedural worlds, at 64x64 pixels; for photographs give --checkpoint.
+    """
+    if len(pictures) < 2:
+        raise click.UsageError(f"PICTURES: expected two or more, got {len(pictures)}")
+    if out.suffix.lower() != ".ply":
+        raise click.UsageError(f"--out: expected the name of a .ply file, got {out}")
+    if not checkpoint and click.get_current_context().get_parameter_source("size") is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("--size goes with --checkpoint")
+    from nvs_book.dust3r import fitting_size, load_dust3r, write_ply
+    from nvs_book.dust3r import reconstruct as scene_from
+    from nvs_book.scenes import read_image
+
+    with whole_file(out) as beside:
+        images = [read_image(path)[0] for path in pictures]
+        net = load_dust3r(checkpoint) if checkpoint else None
+        scene = scene_from(images, net, fitting_size(images, net.patch, size) if net else None, window, keep)
+        write_ply(beside, scene.points, scene.colours)
+    for path, camera in zip(pictures, scene.cameras):
+        place = ", ".join(f"{x:.2f}" for x in camera.center)
+        click.echo(f"{path}: focal length {camera.K[0, 0]:.0f} px, camera at ({place})")
+    click.echo(f"{out}: {len(scene.points):,} points, {out.stat().st_size / 1e3:.0f} kB")
 
 # %% ../nbs/workbench/90_cli.ipynb #book
 @main.command(examples=["book", "book 01 10 --no-site", "book 10 --scale small --device cuda", "book --no-run --site public"])

@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['EXERCISES', 'ARITHMETIC', 'EMPTY', 'SEED', 'BLUE', 'ORANGE', 'LARGEST', 'COPIED', 'UNTRIED', 'SOLUTION',
-           'DIRECTIVE_LINE', 'NOT_RUN', 'Exercise', 'exercise', 'as_kernel', 'by_kernel', 'judge', 'draw_images',
-           'draw_points', 'draw_curves', 'draw_matrices', 'draw_poses', 'load_exercises', 'Picture', 'expected',
-           'Progress', 'progress', 'Verdict', 'check', 'Table', 'proof', 'misconceptions_table', 'stub',
+           'DIRECTIVE_LINE', 'NOT_RUN', 'Exercise', 'exercise', 'as_kernel', 'by_kernel', 'Alive', 'judge',
+           'draw_images', 'draw_points', 'draw_curves', 'draw_matrices', 'draw_poses', 'load_exercises', 'Picture',
+           'expected', 'Progress', 'progress', 'Verdict', 'check', 'Table', 'proof', 'misconceptions_table', 'stub',
            'student_notebook', 'find_book', 'Edition', 'student_copy']
 
 # %% ../nbs/foundations/06_exercises.ipynb #import-ast
@@ -36,6 +36,7 @@ from pathlib import Path
 from unittest.mock import patch
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from .checks import check_choice, check_number
 from .diagnosis import Trial, as_numbers, diagnose, difference, gaps, leaves, magnitude, plain_tensor, quoted
@@ -300,6 +301,56 @@ def by_kernel(
         torch_itself = stack.enter_context(_Arithmetic(size))
         result = answer(*arguments)
     return None if result is None else (result, 0 if torch_itself.seen else len(_launched))
+
+# %% ../nbs/foundations/06_exercises.ipynb #alive
+class Alive(TorchDispatchMode):
+    "Bytes of the tensors that are made while it is active: now, at most at one time, and in the largest of them."
+
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",  # where the tensors are
+    ):
+        super().__init__()
+        self.device, self.made = torch.device(device), {}
+        self.start = torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        "Forget what was largest so far."
+        self.peak, self.largest = self.now, 0
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    @property
+    def now(self) -> int:
+        "Bytes that live at this moment, while it is active."
+        if self.device.type == "cuda":
+            return torch.cuda.memory_allocated(self.device) - self.start
+        self.made = {storage: size for storage, size in self.made.items() if not storage.expired()}
+        return sum(self.made.values())
+
+    @property
+    def most(self) -> int:
+        "Bytes that lived at one time, at most."
+        return torch.cuda.max_memory_allocated(self.device) - self.start if self.device.type == "cuda" else self.peak
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given = [t for t in (*args, *(kwargs or {}).values()) if _is_dense(t)]
+        for storage in (t.untyped_storage() for t in (result if isinstance(result, tuple | list) else [result]) if _is_dense(t)):
+            name = StorageWeakRef(storage)
+            if name not in self.made and all(StorageWeakRef(t.untyped_storage()) != name for t in given):  # no view
+                self.made[name], self.largest = storage.nbytes(), max(self.largest, storage.nbytes())
+                self.peak = max(self.peak, self.now) if self.device.type == "cpu" else 0
+        return result
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.made.clear()
+
+
+def _is_dense(value) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided
 
 # %% ../nbs/foundations/06_exercises.ipynb #outcome
 def _outcome(task: Exercise, function: Callable, arguments: tuple):

@@ -6,14 +6,12 @@ __all__ = []
 # %% ../nbs/exercises/03_metrics_exercises.ipynb #import-math
 import math
 import tracemalloc
-import weakref
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from .exercises import draw_images, exercise
+from .exercises import Alive, draw_images, exercise
 from .metrics import chamfer, f_score, nearest, psnr, squared_distances, ssim, ssim_map
 from .training import current_device
 
@@ -725,39 +723,13 @@ exercise(
            "Two loops, dy outside and dx inside, each from -r to r; then `torch.stack`."),
     forbidden=())
 
-# %% ../nbs/exercises/03_metrics_exercises.ipynb #livebytes
-class _LiveBytes(TorchDispatchMode):
-    "Counts the bytes of all tensors made inside that live at one time."
-
-    def __init__(self):
-        super().__init__()
-        self.now, self.peak, self.storages = 0, 0, {}
-
-    def _gone(self, key):
-        self.storages[key][1] -= 1
-        if self.storages[key][1] == 0:
-            self.now -= self.storages.pop(key)[0]
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, tuple | list) else (made,):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                if storage.data_ptr() not in self.storages:
-                    self.storages[storage.data_ptr()] = [storage.nbytes(), 0]
-                    self.now += storage.nbytes()
-                    self.peak = max(self.peak, self.now)
-                self.storages[storage.data_ptr()][1] += 1
-                weakref.finalize(tensor, self._gone, storage.data_ptr())
-        return made
-
-
+# %% ../nbs/exercises/03_metrics_exercises.ipynb #peak-on-cpu
 def _peak_on_cpu(answer, arguments):  # -> result, bytes
     tracemalloc.start()  # numpy reports to it
     try:
-        with _LiveBytes() as live:
+        with Alive() as alive:
             result = answer(*arguments)
-        return result, live.peak + tracemalloc.get_traced_memory()[1]
+        return result, alive.most + tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
 
@@ -773,7 +745,7 @@ def _peak_on_gpu(answer, arguments):  # -> result, bytes
 
 
 def _within_memory(answer, points_pred, points_true, limit_mb):  # -> the answer's result, and 1 if the limit was kept
-    with _LiveBytes():
+    with Alive():
         answer(points_pred[:2], points_true[:2], limit_mb)  # what is loaded once is no memory of the answer
     peak = _peak_on_gpu if points_pred.is_cuda else _peak_on_cpu
     result, largest = peak(answer, (points_pred, points_true, limit_mb))
@@ -814,14 +786,16 @@ def _by_table(a, b, limit_mb):
 
 def _little_memory_cases(g):
     device = current_device()
+    nearby = torch.rand(2, 3, generator=g)  # so that here the way from a to b is longer; above it is b's
     if device.type == "cuda":
         a, b = (30 * torch.rand(n, 3, generator=g).to(device) for n in (100_003, 80_021))
         return {"100,003 and 80,021 points in 1024 MB": (a, b, 1024.0),
-                "1 km from the origin": (a[:100] + 1000, b[:150] + 1000, 1024.0), "few points": (a[:5], b[:2], 1024.0)}
+                "10 km from the origin": (a[:100] + 10_000, b[:150] + 10_000, 1024.0),
+                "few points": (a[:5], a[:2] + nearby.to(device), 1024.0)}
     a, b = (10 * torch.rand(n, 3, generator=g) for n in (1467, 1605))
     a[-9:], b[-9:] = a[-9:] * 2, b[-9:] * -1  # the last points are far from the others, so that the last chunk counts
-    return {"1,467 and 1,605 points in 4 MB": (a, b, 4.0), "1 km from the origin": (a[:100] + 1000, b[:150] + 1000, 4.0),
-            "few points": (a[:5], b[:2], 4.0)}
+    return {"1,467 and 1,605 points in 4 MB": (a, b, 4.0), "10 km from the origin": (a[:100] + 10_000, b[:150] + 10_000, 4.0),
+            "few points": (a[:5], a[:2] + nearby, 4.0)}
 
 
 def _least_idea(one):  # an idea about one direction

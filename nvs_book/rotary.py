@@ -739,11 +739,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import nvs_book
 from .cameras import intrinsics_from_fov, look_at, spherical_pose
 from .scenes import ProceduralWorld, ViewPair, uniforms
 from .synsin import egocentric_prior
-from .training import Scale, Step, Trained, current_device, fit, load_weights, save_weights, scale, seed_of, seeded
+from .training import Scale, Step, Trained, current_device, fit, load_weights, save_weights, scale
+from .training import seed_of, seeded, weights_path
 
 # %% ../nbs/methods/11_rotary_attention.ipynb #exo-ego-cameras
 def exo_ego_cameras(
@@ -1016,8 +1016,7 @@ def train(
 def weights_file(code: str, seed: int, size: Scale | None = None) -> Path:
     "Where the weights of a run are kept in the package: `small` is what ships, `full` gets a name of its own."
     check_choice("code", code, CODES)
-    own = "_full" if size is not None and size.name == "full" else ""
-    return Path(nvs_book.__file__).parent / "weights" / f"rotary{own}_{code}_{seed}.safetensors"
+    return weights_path("rotary", code, seed, size=size)
 
 
 def train_and_keep(code: str, seed: int, size: Scale, pairs: Pairs | None = None) -> Trained:

@@ -4,9 +4,10 @@
 __all__ = ['FOCAL', 'CX', 'CY', 'CX_SHIFT', 'BASELINE', 'KINDS', 'View', 'stack_views', 'motorcycle', 'carry_disparity',
            'reproject', 'sphere_trace', 'Shapes', 'rounded_distance', 'rounded_normal', 'uniforms', 'draw_shapes',
            'Materials', 'draw_materials', 'Surface', 'ProceduralWorld', 'ViewPair', 'PairDataset', 'MultiViewDataset',
-           'collect', 'read_image', 'read_depth', 'Frame', 'resize_view', 'ViewFolder', 'read_transforms',
-           'write_transforms', 'distort', 'read_colmap', 'read_realestate10k', 'read_srn', 'read_views',
-           'fundamental_matrix', 'epipolar_residual', 'match_pixels', 'Reading', 'judge_poses', 'epipolar_check']
+           'collect', 'render_pairs', 'read_image', 'read_depth', 'Frame', 'resize_view', 'ViewFolder',
+           'read_transforms', 'write_transforms', 'distort', 'read_colmap', 'read_realestate10k', 'read_srn',
+           'read_views', 'same_place', 'fundamental_matrix', 'epipolar_residual', 'match_pixels', 'Reading',
+           'judge_poses', 'epipolar_check']
 
 # %% ../nbs/foundations/02_scenes.ipynb #import-math
 import math
@@ -818,6 +819,20 @@ def _join_views(views: Sequence[View]) -> View:
     camera = replace(views[0].camera, **{f: torch.cat([getattr(v.camera, f) for v in views]) for f in ("K", "c2w")})
     return View(camera=camera, **{f: torch.cat([getattr(v, f) for v in views]) for f in ("image", "depth", "mask")})
 
+
+def render_pairs(
+    num: int,  # pairs
+    seed: int = 0,  # of the set
+    split: str = "train",  # or "heldout": worlds that no training set has, whatever its seed
+    size: int = 64,  # of the square pictures, pixels
+    orbit_deg: tuple[float, float] = (10.0, 25.0),  # from one view to the other
+) -> View:  # (num, 2) views in metres
+    "A fixed set of pairs of views, rendered once and kept in memory."
+    pairs = collect(PairDataset(seed, split, size, orbit_deg=orbit_deg), num)
+    K, c2w = (torch.stack([getattr(view.camera, field) for view in pairs], 1) for field in ("K", "c2w"))
+    image, depth = (torch.stack([getattr(view, field) for view in pairs], 1) for field in ("image", "depth"))
+    return View(image, Camera(K, c2w, size, size), depth)
+
 # %% ../nbs/foundations/02_scenes.ipynb #import-json
 import json
 import operator
@@ -1579,7 +1594,10 @@ def read_views(
                      "there is none of these")
 
 # %% ../nbs/foundations/02_scenes.ipynb #one-place
-def _one_place(src: Camera, dst: Camera) -> Bool[Tensor, "*b"]:
+def same_place(
+    src: Camera,  # a batch *b of cameras
+    dst: Camera,  # a batch *b of cameras
+) -> Bool[Tensor, "*b"]:
     "Whether two cameras have one centre, up to the rounding of their numbers."
     reach = torch.maximum(src.center.norm(dim=-1), dst.center.norm(dim=-1))
     return (src.center - dst.center).norm(dim=-1) <= 2e-6 * reach
@@ -1592,7 +1610,7 @@ def fundamental_matrix(
     "The fundamental matrix of two cameras, eq. (R2)."
     from kornia.geometry.epipolar import cross_product_matrix
 
-    if _one_place(src, dst).any():
+    if same_place(src, dst).any():
         raise ValueError("src, dst: expected cameras in different places, got two with one centre: there are no epipolar lines")
     motion = relative_pose(src.c2w.double(), dst.c2w.double())
     essential = cross_product_matrix(motion[..., :3, 3]) @ motion[..., :3, :3]
@@ -1612,7 +1630,7 @@ def epipolar_residual(
     check_tensor("xy_dst", xy_dst, "n 2", **check_tensor("xy_src", xy_src, "n 2"))
     if src.batch_shape or dst.batch_shape:
         raise ValueError(f"src, dst: expected single cameras, got {tuple(src.batch_shape)} and {tuple(dst.batch_shape)} of them")
-    if not _one_place(src, dst):
+    if not same_place(src, dst):
         return left_to_right_epipolar_distance(xy_src.double(), xy_dst.double(), fundamental_matrix(src, dst)).to(xy_src.dtype)
     origins, directions = rays_through(src, xy_src)
     same, z = dst.project(origins + directions)

@@ -6,15 +6,13 @@ __all__ = []
 # %% ../nbs/exercises/02_scenes_exercises.ipynb #import-functools
 import functools
 import math
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from .cameras_exercises import sort_helpers
-from .exercises import draw_images, exercise
+from .exercises import Alive, draw_images, exercise
 
 # %% ../nbs/exercises/02_scenes_exercises.ipynb #depth
 def _depth(disparity, focal, baseline, cx_left, cx_right, sign=1.0, shift=None, scale=None, known=None):
@@ -620,35 +618,14 @@ class _Views:
             del features, mask
 
 
-class _Alive(TorchDispatchMode):
-    "Counts the bytes of the tensors that are made while it is active, and live at one time."
-
-    def __init__(self):
-        super().__init__()
-        self.made, self.most = [], 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        new = result if isinstance(result, tuple | list) else [result]
-        self.made = [r for r in self.made if r() is not None] + [weakref.ref(t) for t in new if isinstance(t, Tensor)]
-        storages = [t.untyped_storage() for r in self.made if (t := r()) is not None]
-        self.most = max(self.most, sum({s.data_ptr(): s.nbytes() for s in storages}.values()))
-        return result
-
-
 def _one_by_one(answer, views):  # -> the answer's result
     "Give an answer the views, once, and measure how much lives at one time; too much is an error."
-    if views.device == "cpu":
-        with _Alive() as alive:
+    try:
+        with Alive(views.device) as alive:
             result = answer(iter(views))
         most = alive.most
-    else:
-        torch.cuda.reset_peak_memory_stats()
-        start = torch.cuda.memory_allocated()
-        try:
-            result, most = answer(iter(views)), torch.cuda.max_memory_allocated() - start
-        except torch.OutOfMemoryError:
-            most = math.inf
+    except torch.OutOfMemoryError:
+        most = math.inf
     most = most / (4 * views.points * views.channels)
     if most > views.most:
         raise MemoryError(f"as much as the features of {most:.0f} views was alive at one time, {views.most} are allowed. "

@@ -970,10 +970,9 @@ from pathlib import Path
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-import nvs_book
 from .cameras import plucker, relative_pose
 from .scenes import PairDataset, ViewPair, collect
-from .training import Scale, Step, Trained, current_device, fit, load_weights, save_weights, scale, seeded
+from .training import Scale, Step, Trained, current_device, fit, load_weights, save_weights, scale, seeded, weights_path
 
 # %% ../nbs/methods/10_synsin.ipynb #conv-block
 def conv_block(
@@ -1295,8 +1294,7 @@ def weights_file(name: str, seed: int, size: Scale | None = None) -> Path:
     "Where the weights of a run are kept in the package: `small` is what ships, `full` gets a name of its own."
     stems = {"synsin": "synsin", "pose": "synsin_pose", "sharp": "synsin_sharp"}
     check_choice("name", name, tuple(stems))
-    own = "_full" if size is not None and size.name == "full" else ""
-    return Path(nvs_book.__file__).parent / "weights" / f"{stems[name]}{own}_{seed}.safetensors"
+    return weights_path(stems[name], seed, size=size)
 
 
 def make_model(name: str, size: Scale) -> nn.Module:

@@ -3,9 +3,9 @@
 # %% auto #0
 __all__ = ['STATUS', 'TrainConfig', 'Scale', 'current_scale', 'current_device', 'scale', 'choose_scale', 'seed_of', 'seeded',
            'Step', 'make_optimizer', 'lr_at', 'ema_rate', 'update_ema', 'write_atomic', 'write_checkpoint',
-           'read_checkpoint', 'load_record', 'save_weights', 'load_weights', 'shipped', 'code_version', 'device_name',
-           'peak_memory', 'reset_peak_memory', 'thin', 'join_processes', 'average_', 'to_device', 'is_empty',
-           'make_record', 'Trained', 'fit']
+           'read_checkpoint', 'load_record', 'save_weights', 'load_weights', 'weights_path', 'shipped', 'code_version',
+           'device_name', 'peak_memory', 'reset_peak_memory', 'thin', 'join_processes', 'average_', 'to_device',
+           'is_empty', 'make_record', 'Trained', 'fit']
 
 # %% ../nbs/foundations/05_training.ipynb #import-atexit
 import atexit
@@ -365,13 +365,24 @@ def load_weights(
     return module
 
 # %% ../nbs/foundations/05_training.ipynb #shipped
+def weights_path(
+    method: str,  # "rotary", …
+    *run: str | int,  # which of its runs: a kind, a seed
+    size: Scale | None = None,  # None: what ships
+) -> Path:  # .safetensors, there or not
+    "Where the package keeps the weights of a run: those of `small` ship, those of `full` get a name of their own."
+    from importlib.resources import files
+
+    own = "_full" if size is not None and size.name == "full" else ""
+    name = "_".join([method + own, *map(str, run)]).replace(" ", "_")
+    return Path(str(files("nvs_book"))) / "weights" / f"{name}.safetensors"
+
+
 def shipped(
     name: str,  # of a trained model, e.g. "synsin"
 ) -> Path:  # of its weights; the record is beside them
     "Weights that come with the package."
-    from importlib.resources import files
-
-    folder = Path(str(files("nvs_book"))) / "weights"
+    folder = weights_path(name).parent
     check_choice("name", name, tuple(sorted(p.stem for p in folder.glob("*.safetensors"))))
     return folder / f"{name}.safetensors"
 

@@ -480,7 +480,9 @@ def test_cards_know_what_comes_before(small):
     assert facts["02"]["needs"] == ["01"]  # what a check imports from later chapters does not count
     assert facts["12"]["needs"] == ["02"]
     assert facts["12"]["minutes"] == 15
+    facts["01"]["summary"] = "It *adds* to `x`."
     card = book.page_output(nbformat.v4.new_output("display_data", shown)).data["text/html"]
+    assert "<span>It adds to x.</span>" in card
     said = "<b>12 · A title</b><span>It adds.</span><i>15 min to read · needs 02 A title</i>"
     assert f'<a href="methods/12_late.html">{said}</a>' in card
     assert "(methods/12_late.ipynb)" in shown["text/markdown"]

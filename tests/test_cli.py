@@ -66,7 +66,7 @@ def test_examples_parse(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "nvs").mkdir()
-    for name in re.findall(r"[\w/-]+\.(?:jpg|png|npy)", example):
+    for name in re.findall(r"[\w/-]+\.(?:jpg|png|npy|pth)", example):
         (tmp_path / name).touch()
     name, *words = (os.path.expanduser(word) for word in shlex.split(example.partition(" | ")[0]))
     with cli.main.commands[name].make_context(name, words) as context:

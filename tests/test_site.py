@@ -392,7 +392,7 @@ def test_keyboard_reaches_search_theme_contents_and_article(reader):
     reader.press(Keys.TAB)
     assert reader.ask(active + "e.textContent.trim()") == "Skip to main content"
     assert reader.ask(active + "e.getBoundingClientRect().top >= 0 && e.getBoundingClientRect().height > 10")
-    for _ in range(60):
+    for _ in range(120):
         reader.press(Keys.TAB)
         name = "(e.getAttribute('aria-label') || e.title || e.dataset.bsOriginalTitle || e.textContent).trim()"
         seen.append(reader.ask(active + name))

@@ -428,7 +428,10 @@ def needed(cells):
     return keep[::-1]
 
 
-@pytest.mark.parametrize("name", ["01_cameras", "02_scenes", "03_metrics", "10_synsin", "11_rotary_attention"])
+WITH_EXERCISES = ["01_cameras", "02_scenes", "03_metrics", "08_pointmaps", "10_synsin", "11_rotary_attention", "13_dust3r"]
+
+
+@pytest.mark.parametrize("name", WITH_EXERCISES)
 def test_a_chapter_s_exercises_run_with_the_stubs_in_place(copy, tmp_path, name):
     path = next(copy.rglob(f"{name}.ipynb"))
     notebook = nbformat.read(path, 4)
