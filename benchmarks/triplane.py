@@ -1,25 +1,24 @@
-"""Rendering from three planes: against OpenLRM's renderer, with and without looking for empty space first, and how much memory it takes.
+"""Rendering from three planes: against OpenLRM's renderer, guided past empty space, and in how much memory.
 
-The peer is OpenLRM's algorithm, stated again: planes read by grid_sample one picture after the other, features transposed and
-joined, a decoder of four layers for every sample, weights spread before the second pass, everything sorted at the end. The task is
-its own: one picture of 64 x 64 pixels, planes 3 x 40 x 64 x 64, 48 + 48 samples a ray, white background. Quality is the difference
-of each picture from one made with 512 + 512 samples.
+The peer is OpenLRM's algorithm, stated again: planes read by grid_sample one picture after the other, features
+transposed and joined, a decoder of four layers for every sample, weights spread before the second pass, everything
+sorted at the end. The task is its own: one picture of 64 x 64 pixels, planes 3 x 40 x 64 x 64, 48 + 48 samples a ray,
+white background. Quality is the difference of each picture from one made with 512 + 512 samples.
 """
 
-import json
-import math
-import resource
+import os
 import subprocess
 import sys
-import time
 
 import torch
 import torch.nn.functional as F
+from common import report, side_by_side
 
 from nvs_book.cameras import Camera, intrinsics, look_at
-from nvs_book.triplane import TriplaneDecoder, TriplaneField, colour_from_raw, density_from_raw, render_rays
+from nvs_book.training import peak_memory
+from nvs_book.triplane import TriplaneDecoder, TriplaneField, colour_from_raw, density_from_raw, lattice_density, render_rays
 
-CHANNELS, SIZE, SAMPLES, REPEATS = 40, 64, 48, 5
+CHANNELS, SIZE, SAMPLES, REPEATS, WHITE = 40, 64, 48, 5, (1.0, 1.0, 1.0)
 
 
 class Peer:
@@ -84,63 +83,80 @@ class Peer:
         return self.march(colours, densities, t)[0]
 
 
-def report(benchmark: str, ours: float, peer: str, peer_s: float, **more) -> None:
-    """One line of JSON."""
-    line = {"benchmark": benchmark, "ours_s": ours, "peer": peer, "peer_s": peer_s, "ratio": peer_s / ours, **more}
-    rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in line.items()}
-    print(json.dumps({**rounded, "threads": torch.get_num_threads()}), flush=True)
-
-
-def cpu_seconds(call) -> float:
-    """Seconds of processor time over all threads, divided by how many there are: other programs don't count."""
-    started = time.process_time()
-    call()
-    return (time.process_time() - started) / torch.get_num_threads()
-
-
-def side_by_side(*calls) -> list[float]:
-    """Best time of each of several functions, called in turn."""
-    for call in calls:
-        call()
-    return [min(times) for times in zip(*([cpu_seconds(call) for call in calls] for _ in range(REPEATS)))]
-
-
 def camera(size: int) -> Camera:
     """At distance 2 from the box's centre, f = 0.75 of the picture's width."""
     return Camera(intrinsics(0.75 * size, 0.75 * size, size / 2, size / 2), look_at((0.0, -2.0, 0.3), (0.0, 0, 0)), size, size)
 
 
-def scene() -> tuple[torch.Tensor, TriplaneDecoder]:
-    """Smooth random planes with enough density to be looked at."""
+def scene(empty: float = 0.0) -> tuple[torch.Tensor, TriplaneDecoder]:
+    """Smooth random planes; a part of the box may be empty (a density below 0.05)."""
     torch.manual_seed(0)
-    coarse = torch.randn(1, 3, CHANNELS, 9, 9)
-    planes = F.interpolate(coarse.flatten(0, 1), (SIZE, SIZE), mode="bicubic", align_corners=False)[None].contiguous()
+    coarse = torch.randn(3, CHANNELS, 9, 9)
+    planes = F.interpolate(coarse, (SIZE, SIZE), mode="bicubic", align_corners=False).contiguous()
     decoder = TriplaneDecoder(CHANNELS, hidden=64, layers=4)
     with torch.no_grad():
-        decoder.layers[-1].weight[0] *= 60
+        decoder.layers[-1].weight[0] *= 300
+        if empty:
+            line = torch.linspace(-1, 1, 64)
+            raw = torch.expm1(lattice_density(TriplaneField(planes, decoder), (line, line, line))).log() + 1
+            decoder.layers[-1].bias[0] -= raw.flatten().quantile(empty) + 2  # softplus(-2 - 1) is 0.05
     return planes, decoder
 
 
-def pictures() -> None:
+def draw(planes, decoder, rays, samples=SAMPLES, grid=None, first=SAMPLES):
+    """A picture, guided by a grid where there is one."""
+    return render_rays(TriplaneField(planes, decoder), *rays, samples if grid is None else first, samples, background=WHITE, grid=grid).rgb
+
+
+def against_openlrm() -> None:
+    """The same picture, forward, and forward with all gradients."""
     planes, decoder = scene()
-    origins, directions = (x.flatten(0, 1) for x in camera(64).rays())
-    hit = ~torch.isnan(torch.zeros(len(origins)))
-    peer = Peer(planes, decoder)
-
-    def ours(samples=SAMPLES):
-        return render_rays(TriplaneField(planes[0], decoder), origins, directions, samples, samples, background=(1.0, 1.0, 1.0)).rgb
-
+    rays = tuple(x.flatten(0, 1) for x in camera(64).rays())
+    ours, theirs = (lambda: draw(planes, decoder, rays)), (lambda: Peer(planes[None], decoder)(*rays))
     with torch.no_grad():
-        best = ours(512)
-        errors = {f"{who}_error": float((call() - best)[hit].abs().mean()) for who, call in (("our", ours), ("peer", lambda: peer(origins, directions)))}
-        times = side_by_side(ours, lambda: peer(origins, directions))
+        best = draw(planes, decoder, rays, 512)
+        errors = {f"{who}_error": float((call() - best).abs().mean()) for who, call in (("our", ours), ("peer", theirs))}
+        times = side_by_side(ours, theirs, repeats=REPEATS)
     report("triplane: 64x64 picture, 48 + 48 samples, forward", times[0], "OpenLRM's renderer", times[1], **errors)
     planes.requires_grad_()
-    upstream = torch.randn(len(origins), 3)
-    everything = (planes, *decoder.parameters())
-    times = side_by_side(lambda: torch.autograd.grad(ours(), everything, upstream), lambda: torch.autograd.grad(peer(origins, directions), everything, upstream))
+    upstream, everything = torch.randn(len(rays[0]), 3), (planes, *decoder.parameters())
+    both = [lambda call=call: torch.autograd.grad(call(), everything, upstream) for call in (ours, theirs)]
+    times = side_by_side(*both, repeats=REPEATS)
     report("triplane: 64x64 picture, 48 + 48 samples, forward + backward", times[0], "OpenLRM's renderer", times[1])
 
 
+def past_empty_space() -> None:
+    """A half-empty box: the grid's guidance with as few samples as are as good as two passes of 48."""
+    planes, decoder = scene(empty=0.5)
+    rays = tuple(x.flatten(0, 1) for x in camera(64).rays())
+    with torch.no_grad():
+        line = (torch.arange(96) + 0.5) / 48 - 1
+        grid = lattice_density(TriplaneField(planes, decoder), (line, line, line))
+        best = draw(planes, decoder, rays, 512)
+        error = lambda picture: float((picture - best).abs().mean())  # noqa: E731
+        plain = error(draw(planes, decoder, rays))
+        samples = next(n for n in range(8, 97, 4) if error(draw(planes, decoder, rays, n, grid, 96)) <= plain)
+        guided, two = (lambda: draw(planes, decoder, rays, samples, grid, 96)), (lambda: draw(planes, decoder, rays))
+        times = side_by_side(guided, two, repeats=REPEATS)
+    more = dict(empty=float((grid < 0.05).float().mean()), our_samples=samples, our_error=error(guided()), peer_error=plain)
+    report("triplane: half-empty box, guided by a grid of 96^3", times[0], "two passes of 48", times[1], **more)
+
+
+def memory() -> None:
+    """Most memory of a process that renders 512 x 512 pixels; the peer is one that only loads the package."""
+    own = [int(subprocess.run([sys.executable, __file__, size], check=True, capture_output=True, text=True).stdout) for size in ("512", "0")]
+    report("triplane: 512x512 picture, 48 + 48 samples, bytes of the process", own[0], "a process that renders nothing", own[1])
+
+
 if __name__ == "__main__":
-    pictures()
+    if sys.argv[1:]:
+        size = int(sys.argv[1])
+        if size:
+            with torch.no_grad():
+                draw(*scene(), tuple(x.flatten(0, 1) for x in camera(size).rays()))
+        print(peak_memory(torch.device("cpu")))
+    else:
+        os.chdir(os.path.dirname(os.path.abspath(__file__)))
+        against_openlrm()
+        past_empty_space()
+        memory()

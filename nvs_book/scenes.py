@@ -703,6 +703,10 @@ class _WorldDataset:
         world = ProceduralWorld(seeds, self.num_objects, self.dome_radius)
         return world.render(Camera(self.K, c2w, self.size, self.size))
 
+    def world(self, index: int) -> ProceduralWorld:
+        "The world that item `index` shows."
+        return ProceduralWorld(self._seeds([index])[0][0], self.num_objects, self.dome_radius)
+
     def __getitem__(self, index: int):
         "Item `index`; the same as in any batch."
         batch = self.batch([index])
