@@ -395,6 +395,11 @@ def test_samples_by_weight_are_monotone_and_inside(seed, n, s):
         torch.testing.assert_close(below / weights[row].sum(), u[row], atol=1e-9, rtol=0)
 
 
+def test_at_the_share_of_an_edge_the_next_stretch_with_weight_begins():
+    edges, weights = torch.arange(5.0), torch.tensor([0.0, 3, 0, 1])
+    assert sample_pdf(edges, weights, torch.tensor([0.0, 0.75, 1])).tolist() == [1, 3, 4]
+
+
 def test_samples_by_weight_broadcast_and_carry_no_gradient():
     edges, weights = torch.linspace(0, 1, 5), torch.rand(3, 4, generator=generator(0)).requires_grad_()
     u = strata((1, 6), edges)
@@ -445,6 +450,7 @@ def test_between_two_surfaces_the_mean_is_in_neither_and_the_median_in_one():
     seen = Rendered(torch.zeros(3), (weights * t).sum(), weights.sum(), weights)
     torch.testing.assert_close(expected_depth(seen), torch.tensor(2.6 / 0.9))
     assert median_depth(t, weights) == 2 and median_depth(t, torch.tensor([0.0, 0.4, 0.0, 0.5])) == 4
+    assert median_depth(t, torch.tensor([0.25, 0.25, 0.5, 0.0])) == 2  # half of it is reached there
     assert median_depth(t, 0.1 * weights).isnan() and median_depth(t, 0.1 * weights, least=0.05) == 2
 
 
@@ -568,6 +574,10 @@ ROWS, EDGES = T.expand(4, 3), torch.tensor([0.0, 1.0, 2.0])
         open_defect(lambda: composite(T, D, C.expand(4, 3, 3), 5.0).opacity.view(4), why="only the colours have a batch"),
         open_defect(lambda: ALONG(0.0, math.inf, 4), ValueError, "far", "an infinite far end makes NaN of points"),
         open_defect(lambda: sample_pdf(EDGES, D[:2], 2 * D), ValueError, "u", "shares above 1"),
+        open_defect(
+            lambda: torch.testing.assert_close(sample_pdf(torch.arange(4.0), torch.tensor([2.0, 0, 0]), D), D),
+            why="at u = 1 the sample stands behind the last stretch with weight",
+        ),
         open_defect(lambda: sample_pdf(T[:1], D[:0], D), ValueError, "weights", "no stretch at all"),
         open_defect(lambda: sample_pdf(0 * EDGES, 0 * D[:2], D), ValueError, "edges", "no length and no weight makes NaN"),
         open_defect(lambda: weights_from_alpha(2 * D), ValueError, "alpha", "opacities above 1"),
