@@ -259,7 +259,7 @@ def _between_cases(g):
 
     nothing = case(3, 5, empty=0.2)
     nothing[1][1] = -1e9
-    return {"fog": case(4, 6), "thin fog": case(4, 6, level=-2.0), "empty places": case(5, 8, level=1.5, empty=0.4),
+    return {"fog": case(4, 6), "thin fog": case(4, 6, level=-2.0), "empty places": case(24, 8, level=1.5, empty=0.4),
             "two samples": case(3, 2), "a ray that meets nothing": nothing}
 
 # %% ../nbs/exercises/14_triplane_exercises.ipynb #between-ideas
@@ -680,10 +680,6 @@ def _by_place(place):  # an idea about the place in the stretch: of its ends, an
     return partial(_placed, place=idea)
 
 
-def _if_nothing(mass):  # an idea about rays without weight
-    return partial(_placed, masses=lambda w, e: torch.where(w.sum(1, keepdim=True) > 0, w, mass(w, e)))
-
-
 def _within(edges, weights):  # stretches about the middles
     return torch.cat([edges[:, :1], (edges[:, 1:] + edges[:, :-1]) / 2], 1)
 
@@ -778,9 +774,9 @@ exercise(
             lambda edges, weights, u: _placed(edges, weights, u) - edges[:, :1],
         # nothing
         "A ray without any weight got NaN (0/0): sample it by the lengths of its stretches.":
-            _if_nothing(lambda w, e: w),
+            lambda edges, weights, u: torch.where(weights.sum(1, keepdim=True) > 0, _placed(edges, weights, u), torch.nan),
         "A ray without any weight got as many samples in each stretch: sample it by their lengths.":
-            _if_nothing(lambda w, e: torch.ones_like(w)),
+            partial(_placed, masses=lambda w, e: torch.where(w.sum(1, keepdim=True) > 0, w, torch.ones_like(w))),
         "A ray without any weight got all samples at its first edge: sample it by the lengths of its stretches.":
             lambda edges, weights, u: torch.where(weights.sum(1, keepdim=True) > 0, _placed(edges, weights, u), edges[:, :1]),
         "A ray without any weight got all samples at its last edge: sample it by the lengths of its stretches.":
