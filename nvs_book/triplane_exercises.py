@@ -1032,7 +1032,7 @@ def _watched_parts(answer, planes, rays, loss_of, most):
 
 # %% ../nbs/exercises/14_triplane_exercises.ipynb #picture-of
 def _step(rays):
-    return max(64, len(rays) // 8)
+    return max(64, -(-len(rays) // 6))
 
 
 def _seen(render, planes, rays, step):  # nothing is kept
@@ -1070,7 +1070,7 @@ def _by_checkpoint(render, planes, rays, loss_of, size=_step):
 
 def _by_surrogate(render, planes, rays, loss_of):
     "The second pass as a loss of its own: the picture times the gradient, summed, whose gradient is the same."
-    n, planes = max(37, len(rays) // 7), planes.clone().requires_grad_()
+    n, planes = max(37, len(rays) // 6), planes.clone().requires_grad_()
     with torch.no_grad():
         picture = torch.empty_like(rays[:, :3])
         for start in range(0, len(rays), n):
@@ -1098,7 +1098,7 @@ def _picture_cases(g):
         return planes.to(device), rays.to(device), loss_of, most * n * RAY_PARTS * 12 * 4
 
     large = case(1024 * 1024, 64, 64, most=0.5) if device.type == "cuda" else case(32 * 32, 12, 12, most=0.5)
-    return {"a hundred rays": case(100, 5, 5), "a picture too large to be held": large}
+    return {"a few rays": case(70, 5, 5), "a picture too large to be held": large}
 
 # %% ../nbs/exercises/14_triplane_exercises.ipynb #picture-ideas
 def _held(render, planes, rays, loss_of):
