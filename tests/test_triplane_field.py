@@ -537,6 +537,12 @@ def open_defect(call, error=None, message="", why=""):
         open_defect(
             lambda: render_rays(FIELD, AWAY, AHEAD, background=torch.ones(5, 3)), ValueError, "background", "other number of rays"
         ),
+        open_defect(
+            lambda: render_rays(FIELD, AWAY.clone().requires_grad_(), AHEAD),
+            ValueError,
+            "origins",
+            "rays get a part of their gradient",
+        ),
         open_defect(lambda: sample_triplane(planes_of(0), torch.zeros(0, 4, 3).double()), why="no scenes at all"),
         open_defect(
             lambda: render_rays(TriplaneField(PLANES.clone().requires_grad_(), DECODER), AWAY + 9, AHEAD).rgb.sum().backward(),
