@@ -429,6 +429,7 @@ def needed(cells):
 
 
 WITH_EXERCISES = ["01_cameras", "02_scenes", "03_metrics", "08_pointmaps", "10_synsin", "11_rotary_attention", "13_dust3r"]
+WITH_EXERCISES += ["14_triplane_nerf"]
 
 
 @pytest.mark.parametrize("name", WITH_EXERCISES)
