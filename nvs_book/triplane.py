@@ -50,6 +50,8 @@ def weights_from_alpha(
 ) -> Float[Tensor, "*b s"]:
     "The same from opacities: PyTorch3D's emission-absorption, and the sum that layers of paint make (eq. 4)."
     check_tensor("alpha", alpha, "... s")
+    if (alpha.detach() < 0).any() or (alpha.detach() > 1).any():
+        raise ValueError(f"alpha: expected opacities in [0, 1], got {alpha.min().item():.4g} to {alpha.max().item():.4g}")
     return alpha * F.pad((1 - alpha[..., :-1]).cumprod(-1), (1, 0), value=1.0)
 
 # %% ../nbs/methods/14_triplane_nerf.ipynb #density-from-raw
@@ -109,52 +111,60 @@ def composite(
     activation: Callable | None = None,  # makes densities of raw outputs, after "interval" has averaged those
 ) -> Rendered:
     "What rays see that pass these samples (eqs. 4 to 6)."
-    far = check_samples(t, density, colour, far, rule, activation)
+    t, density, colour, far = check_samples(t, density, colour, far, rule, activation)
+    length = t.diff(dim=-1)
     if rule == "interval":
-        density, colour, length, t = middle(density, -1), middle(colour, -2), t.diff(dim=-1), middle(t, -1)
-        density = density if activation is None else activation(density)
-        weights = weights_from_optical_depth(density * length)
-    else:
-        density = density if activation is None else activation(density)
-        weights = weights_from_optical_depth(point_stretches(t, density, far))
+        density, colour, t = middle(density, -1), middle(colour, -2), middle(t, -1)
+    if activation is not None and ((density := activation(density)).detach() < 0).any():
+        raise ValueError(f"activation: expected one that gives densities >= 0, got {density.min().item():.3g}")
+    weights = weights_from_optical_depth(density * length if rule == "interval" else point_stretches(t, density, far))
     opacity, rgb = weights.sum(-1), (weights[..., None] * colour).sum(-2)
     if background is not None:
         rgb = rgb + (1 - opacity)[..., None] * as_colour("background", background, rgb)
     return Rendered(rgb, (weights * t).sum(-1), opacity, weights)
 
 # %% ../nbs/methods/14_triplane_nerf.ipynb #check-samples
-def check_samples(t: Tensor, density: Tensor, colour: Tensor, far, rule: str, activation: Callable | None) -> Tensor | None:
-    "Refuse samples that are not along a ray, or that have no density; `far`, with one dimension for the samples."
+def check_samples(t: Tensor, density: Tensor, colour: Tensor, far, rule: str, activation: Callable | None) -> tuple:
+    "Refuse samples that are not along a ray, or that have no density; the rest with one batch, `far` with a dimension for samples."
     check_choice("rule", rule, RULES)
     sizes = check_tensor("t", t, "... s")
     check_tensor("density", density, "... s", **sizes), check_tensor("colour", colour, "... s 3", **sizes)
     check_same(t=t, density=density, colour=colour)
-    check_broadcast(t=t.shape[:-1], density=density.shape[:-1], colour=colour.shape[:-2])
+    if far is not None:
+        far = torch.as_tensor(far, dtype=t.dtype, device=t.device)
+    batch = check_broadcast(
+        t=t.shape[:-1], density=density.shape[:-1], colour=colour.shape[:-2], **({} if far is None else {"far": far.shape})
+    )
     if sizes["s"] < (2 if rule == "interval" else 1):
         raise ValueError(f"t: expected {'two samples' if rule == 'interval' else 'a sample'} a ray or more, got {sizes['s']}")
     if (t.detach().diff(dim=-1) < 0).any():
         raise ValueError("t: expected distances that increase along each ray, got some that go back; sort the samples")
     if activation is None and (density.detach() < 0).any():
         raise ValueError(f"density: expected >= 0, got {density.min().item():.3g}; raw outputs need an `activation`")
+    t, density, colour = t.expand(*batch, -1), density.expand(*batch, -1), colour.expand(*batch, -1, 3)
     if far is None or rule == "interval":
-        return None
-    far = torch.as_tensor(far, dtype=t.dtype, device=t.device)[..., None]
+        return t, density, colour, None
+    far = far.expand(batch)[..., None]
+    if far.isinf().any():
+        raise ValueError("far: expected a finite distance, got infinity; None is for rays that never end")
     if not (far >= t.detach()[..., -1:]).all():
         raise ValueError(f"far: expected a distance behind the last sample, got {far.min().item():.4g}, "
                          f"the last sample is at {t.max().item():.4g}")
-    return far
+    return t, density, colour, far
 
 
 def as_colour(
     name: str,  # of the argument
     value: tuple | Tensor,  # three numbers, or a tensor (…, 3)
-    like: Tensor,  # whose dtype and device the colour is to have
+    like: Float[Tensor, "*b 3"],  # what it is to be added to
 ) -> Float[Tensor, "*b 3"]:
     "A colour as a tensor."
     value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     if value.shape[-1:] != (3,):
         raise ValueError(f"{name}: expected a colour, (…, 3), got shape {tuple(value.shape)}")
     check_tensor(name, value, "... 3")
+    if check_broadcast(**{name: value.shape[:-1], "rays": like.shape[:-1]}) != like.shape[:-1]:
+        raise ValueError(f"{name}: expected a colour for each of the rays {tuple(like.shape[:-1])}, got {tuple(value.shape)}")
     return value
 
 # %% ../nbs/methods/14_triplane_nerf.ipynb #intersect-box
@@ -227,6 +237,8 @@ def sample_along_rays(
     if (near.detach() >= far.detach()).any() or (near.detach() < 0).any():
         raise ValueError(f"near: expected 0 <= near < far, got near {near.min().item():.4g} to {near.max().item():.4g}, "
                          f"far {far.min().item():.4g} to {far.max().item():.4g}")
+    if far.isinf().any():
+        raise ValueError("far: expected a finite distance, got infinity; samples can't be spread evenly without an end")
     t = near[..., None] + strata((*shape, num_samples), origins, generator) * (far - near)[..., None]
     return RaySamples(t, origins[..., None, :] + t[..., None] * directions[..., None, :])
 
@@ -242,8 +254,12 @@ def sample_pdf(
     check_tensor("edges", edges, "... n1", n1=sizes["n"] + 1), check_tensor("u", u, "... s")
     check_same(edges=edges, weights=weights, u=u)
     check_broadcast(edges=edges.shape[:-1], weights=weights.shape[:-1], u=u.shape[:-1])
-    if (weights.detach() < 0).any() or (edges.detach().diff(dim=-1) < 0).any():
-        raise ValueError("weights, edges: expected weights >= 0 between edges that increase, got others")
+    if not sizes["n"] or (weights.detach() < 0).any():
+        raise ValueError(f"weights: expected one or more, each >= 0, got {sizes['n']}")
+    if (edges.detach().diff(dim=-1) < 0).any() or (edges[..., 0] == edges[..., -1]).any():
+        raise ValueError("edges: expected numbers that increase along each ray, got others")
+    if (u < 0).any() or (u > 1).any():
+        raise ValueError(f"u: expected shares in [0, 1], got {u.min().item():.4g} to {u.max().item():.4g}")
     return inverse_cdf(edges, weights, u)
 
 
@@ -251,9 +267,10 @@ def sample_pdf(
 def inverse_cdf(edges: Tensor, weights: Tensor, u: Tensor) -> Tensor:
     "`sample_pdf` without its checks."
     weights = torch.where(weights.sum(-1, keepdim=True) > 0, weights, edges.diff(dim=-1))
-    cdf = F.pad(weights.cumsum(-1), (1, 0))
+    cdf = F.pad((weights / weights.amax(-1, keepdim=True)).cumsum(-1), (1, 0))
     shape = torch.broadcast_shapes(cdf.shape[:-1], u.shape[:-1], edges.shape[:-1])
     cdf, edges, u = (x.expand(*shape, x.shape[-1]).contiguous() for x in (cdf / cdf[..., -1:], edges, u))
+    u = u.clamp(max=1 - torch.finfo(u.dtype).eps)  # 1 itself is the end of the last stretch that has weight, not of the last one
     i = torch.searchsorted(cdf, u, right=True).clamp(1, weights.shape[-1])
     (low, high), (start, end) = ((x.gather(-1, i - 1), x.gather(-1, i)) for x in (cdf, edges))
     return torch.lerp(start, end, ((u - low) / (high - low).clamp(min=1e-12)).clamp(0, 1))
@@ -284,8 +301,11 @@ def median_depth(
     least: float = 0.5,  # opacity below which the ray counts as having met nothing
 ) -> Float[Tensor, "*b"]:  # distance along the ray; NaN where nothing was met
     "The distance that half of the rays which met anything do not get beyond: always at a sample that has weight."
-    check_tensor("weights", weights, "... s", **check_tensor("t", t, "... s"))
-    reached = weights.cumsum(-1)
+    sizes = check_tensor("weights", weights, "... s", **check_tensor("t", t, "... s"))
+    if not sizes["s"]:
+        raise ValueError("t: expected a sample a ray or more, got none")
+    batch = check_broadcast(t=t.shape[:-1], weights=weights.shape[:-1])
+    reached = weights.expand(*batch, -1).cumsum(-1)
     first = (reached >= reached[..., -1:] / 2).int().argmax(-1, keepdim=True)
     depth = t.expand(reached.shape).gather(-1, first)[..., 0]
     return depth.masked_fill(reached[..., -1] < least, torch.nan)
@@ -325,7 +345,9 @@ def sample_triplane(
     batch = check_broadcast(planes=planes.shape[:-4], points=points.shape[:-2])
     x = (2 / box_size * points).expand(*batch, sizes["n"], 3)
     grid = torch.stack([x[..., axes] for axes in zip(*plane_axes(third_plane))], -3)  # (*b, 3, n, 2)
-    planes = planes.expand(*batch, 3, *planes.shape[-3:]).reshape(-1, *planes.shape[-3:])
+    planes = planes.expand(*batch, 3, *planes.shape[-3:]).flatten(0, -4)
+    if not len(planes):  # no scenes
+        return x.new_zeros(*batch, sizes["n"], 3 * sizes["c"])
     found = F.grid_sample(planes, grid.reshape(len(planes), 1, -1, 2), "bilinear", "zeros", align_corners=False)
     return found.reshape(*batch, 3 * sizes["c"], sizes["n"]).mT
 
@@ -446,7 +468,7 @@ CHUNK = 2**15  # points that go through the network together: what they leave be
 
 
 class TriplaneField:
-    "Planes and their network, made ready for reading many points; one scene's or a batch of scenes'."
+    "Planes and their network, made ready for reading many points; one scene's or a batch of scenes'. For one backward pass."
 
     def __init__(
         self,
@@ -458,6 +480,9 @@ class TriplaneField:
     ):
         sizes = check_planes(planes)
         check_number("box_size", box_size, minimum=0, exclusive=True), check_choice("third_plane", third_plane, THIRD_PLANES)
+        check_same(planes=planes, decoder=decoder.layers[0].weight)
+        if sizes["c"] != decoder.channels:
+            raise ValueError(f"planes: expected the decoder's {decoder.channels} channels, got {sizes['c']}")
         self.batch, self.size = planes.shape[:-4], (sizes["h"], sizes["w"])
         self.decoder, self.box_size, self.third_plane, self.unbounded = decoder, box_size, third_plane, unbounded
         self.rows = fold_first_layer(planes.reshape(-1, *planes.shape[-4:]), decoder.layers[0])
@@ -488,6 +513,9 @@ class TriplaneField:
     ) -> tuple[Float[Tensor, "*b n"], Float[Tensor, "*b n 3"]]:  # density, colour
         "Density and colour of points."
         sizes = check_tensor("points", points, "... n 3")
+        check_same(points=points, planes=self.rows)
+        if check_broadcast(points=points.shape[:-2], planes=self.batch) != self.batch:
+            raise ValueError(f"points: expected points of the field's scenes, {(*self.batch, 'n', 3)}, got {tuple(points.shape)}")
         points = points.expand(*self.batch, *points.shape[-2:])
         item = torch.arange(math.prod(self.batch), device=points.device).repeat_interleave(sizes["n"]) if self.batch else None
         raw = self.raw(points.reshape(-1, 3), item).view(*points.shape[:-1], 4)
@@ -576,6 +604,9 @@ def pack_rays(
 ) -> tuple[Rays, Int[Tensor, "n"]]:  # those that have something to meet, and which of all they are
     "The rays that hit, of all scenes of a batch, in one list; in an unbounded field every ray does."
     shape = check_rays(origins, directions)
+    check_same(origins=origins, planes=field.rows)
+    if origins.requires_grad or directions.requires_grad:
+        raise ValueError("origins, directions: expected rays that need no gradient, which would not reach them whole; see `detach`")
     if shape[: len(field.batch)] != field.batch or len(shape) <= len(field.batch):
         wanted = (*field.batch, "r", 3)
         raise ValueError(f"origins: expected rays of each of the field's scenes, {wanted}, got {tuple(origins.shape)}")
@@ -659,7 +690,8 @@ def render_rays(
             t, raw = guided_pass(field, grid, part, num_samples, num_importance, generator, lean)
         parts.append(composite_raw(t, raw, None if field.unbounded else part.far, rule))
     columns = num_importance + (num_samples if grid is None else 0) - (rule == "interval")
-    return unpack(parts, hit, shape, columns, background, origins)
+    seen = unpack(parts, hit, shape, columns, background, origins)
+    return seen if parts else replace(seen, rgb=seen.rgb + 0 * field.rows.sum())  # a loss has a gradient even then: zero
 
 
 def check_passes(field: TriplaneField, num_samples: int, num_importance: int, rule: str, grid, near: float) -> None:
@@ -683,7 +715,7 @@ def unpack(parts: list, hit: Tensor, shape: tuple, columns: int, background, lik
     seen = Rendered(rgb.view(*shape, 3), depth.view(shape), opacity.view(shape), weights.view(*shape, columns))
     if background is None:
         return seen
-    behind = (1 - seen.opacity)[..., None] * as_colour("background", background, like)
+    behind = (1 - seen.opacity)[..., None] * as_colour("background", background, seen.rgb)
     return Rendered(seen.rgb + behind, seen.depth, seen.opacity, seen.weights)
 
 # %% ../nbs/methods/14_triplane_nerf.ipynb #grid-density
