@@ -887,7 +887,7 @@ def scene_around(
 
 # %% ../nbs/methods/14_triplane_nerf.ipynb #fit
 REFRESH = 32  # steps in which every cell of the grid is evaluated once
-FIT = dict(steps=600, batch_size=2700, lr=0.045, weight_decay=0.5, clip=0.0)
+FIT = dict(steps=600, batch_size=2700, lr=0.045, weight_decay=0.15, clip=0.0)
 
 
 class Fitted(NamedTuple):
