@@ -105,7 +105,8 @@ def scene(empty: float = 0.0) -> tuple[torch.Tensor, TriplaneDecoder]:
 
 def draw(planes, decoder, rays, samples=SAMPLES, grid=None, first=SAMPLES):
     """A picture, guided by a grid where there is one."""
-    return render_rays(TriplaneField(planes, decoder), *rays, samples if grid is None else first, samples, background=WHITE, grid=grid).rgb
+    counts = (samples if grid is None else first), samples
+    return render_rays(TriplaneField(planes, decoder), *rays, *counts, background=WHITE, grid=grid).rgb
 
 
 def against_openlrm() -> None:
@@ -144,7 +145,8 @@ def past_empty_space() -> None:
 
 def memory() -> None:
     """Most memory of a process that renders 512 x 512 pixels; the peer is one that only loads the package."""
-    own = [int(subprocess.run([sys.executable, __file__, size], check=True, capture_output=True, text=True).stdout) for size in ("512", "0")]
+    runs = [subprocess.run([sys.executable, __file__, size], check=True, capture_output=True, text=True) for size in ("512", "0")]
+    own = [int(run.stdout) for run in runs]
     report("triplane: 512x512 picture, 48 + 48 samples, bytes of the process", own[0], "a process that renders nothing", own[1])
 
 

@@ -125,7 +125,7 @@ def composite(
 
 # %% ../nbs/methods/14_triplane_nerf.ipynb #check-samples
 def check_samples(t: Tensor, density: Tensor, colour: Tensor, far, rule: str, activation: Callable | None) -> tuple:
-    "Refuse samples that are not along a ray, or that have no density; the rest with one batch, `far` with a dimension for samples."
+    "Refuse samples that are not along a ray, or that have no density; the rest with one batch."
     check_choice("rule", rule, RULES)
     sizes = check_tensor("t", t, "... s")
     check_tensor("density", density, "... s", **sizes), check_tensor("colour", colour, "... s 3", **sizes)
@@ -188,7 +188,7 @@ def intersect_box(
     origins: Float[Tensor, "*#b 3"],  # relative to the box's centre
     directions: Float[Tensor, "*#b 3"],  # unit
     box_size: float = 2.0,  # side of the cube, the unit of the origins
-) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:  # t where the ray enters (0 for an origin inside) and leaves; NaN: it misses
+) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:  # t where it enters (0: from inside) and leaves; NaN: it misses
     "The part of each ray inside a cube about the origin (eq. 10)."
     check_rays(origins, directions), check_number("box_size", box_size, minimum=0, exclusive=True)
     along = directions == 0
@@ -552,7 +552,12 @@ def along_ray(
     return torch.lerp(rays.near[:, None], rays.far[:, None], share)
 
 
-def look_up(field: TriplaneField, rays: Rays, t: Float[Tensor, "r s"], lean: bool = False) -> Float[Tensor, "r s 4"]:  # raw density and colour
+def look_up(
+    field: TriplaneField,
+    rays: Rays,
+    t: Float[Tensor, "r s"],
+    lean: bool = False,  # see `TriplaneField.raw`
+) -> Float[Tensor, "r s 4"]:  # raw density and colour
     "What the field says of samples of rays."
     item = None if rays.item is None else rays.item.repeat_interleave(t.shape[1])
     return field.raw(rays.points(t), item, lean).view(*t.shape, 4)
@@ -606,7 +611,7 @@ def pack_rays(
     shape = check_rays(origins, directions)
     check_same(origins=origins, planes=field.rows)
     if origins.requires_grad or directions.requires_grad:
-        raise ValueError("origins, directions: expected rays that need no gradient, which would not reach them whole; see `detach`")
+        raise ValueError("origins, directions: expected rays without a gradient, which would not reach them whole")
     if shape[: len(field.batch)] != field.batch or len(shape) <= len(field.batch):
         wanted = (*field.batch, "r", 3)
         raise ValueError(f"origins: expected rays of each of the field's scenes, {wanted}, got {tuple(origins.shape)}")
@@ -680,7 +685,8 @@ def render_rays(
     "What rays see of fields on planes, in two passes (eqs. 5, 10, 12)."
     check_passes(field, num_samples, num_importance, rule, grid, near)
     rays, hit = pack_rays(field, origins, directions, near)
-    shape, step = torch.broadcast_shapes(origins.shape, directions.shape)[:-1], max(1, RAY_SAMPLES // (num_samples + num_importance))
+    shape = torch.broadcast_shapes(origins.shape, directions.shape)[:-1]
+    step = max(1, RAY_SAMPLES // (num_samples + num_importance))
     lean, parts = torch.is_grad_enabled() and len(hit) > 4 * step, []
     for i in range(0, len(hit), step):
         part = Rays(*(None if x is None else x[i : i + step] for x in rays))
@@ -776,7 +782,7 @@ class TriplaneNeRF(nn.Module):
         self.decoder = TriplaneDecoder(channels, hidden, layers=3)
         nn.init.constant_(self.decoder.layers[-1].bias[:1], FIRST_RAW)
         self.register_buffer("center", torch.tensor(center, dtype=torch.float32))
-        self.register_buffer("grid", torch.full((size, size, size), F.softplus(torch.tensor(FIRST_RAW - 1)).item()), persistent=False)
+        self.register_buffer("grid", density_from_raw(torch.full((size, size, size), FIRST_RAW)), persistent=False)
 
     def field(self) -> TriplaneField:
         "What rays read."
@@ -852,7 +858,7 @@ def check_views(
         raise ValueError(f"{name}: expected cameras of the pictures' size {size}, got ({camera.height}, {camera.width})")
     check_tensor(name, views.image, "v 3 h w")
     if tuple(camera.batch_shape) != tuple(views.batch_shape):
-        raise ValueError(f"{name}: expected a camera for each of the {len(views.image)} pictures, got {tuple(camera.batch_shape)}")
+        raise ValueError(f"{name}: expected one camera for each picture, {len(views.image)}, got {tuple(camera.batch_shape)}")
     return views
 
 
@@ -864,8 +870,8 @@ def check_cameras(
     side, center = model.options["box_size"], model.center.to(views.camera.center)
     inside = ((views.camera.center - center).abs() < side / 2).all(-1)
     if not model.options["unbounded"] and inside.any():
-        raise ValueError(f"views: expected cameras outside of the box, of side {side:.4g}, got {int(inside.sum())} of {len(inside)} inside "
-                         f"(the first: {int(inside.nonzero()[0])}); make box_size smaller, or the scene unbounded")
+        raise ValueError(f"views: expected cameras outside of the box, of side {side:.4g}, got {int(inside.sum())} of {len(inside)} "
+                         f"inside (the first: {int(inside.nonzero()[0])}); make box_size smaller, or the scene unbounded")
     if len(views.image) == 1:
         warnings.warn("views: one view only; it can be fitted, but nothing says how far away things are", stacklevel=3)
 
@@ -878,11 +884,15 @@ def scene_around(
     "An empty scene where the cameras look: about the point nearest to all optical axes, as large as what they see of it."
     camera = check_views("views", views).camera
     centres, axes = camera.center.double(), camera.c2w[:, :3, 2].double()
-    across = torch.eye(3, dtype=torch.float64, device=axes.device) - axes[:, :, None] * axes[:, None, :]  # removes what lies along an axis
-    target = torch.linalg.lstsq(across.sum(0) + 1e-6 * torch.eye(3).to(across), (across @ centres[..., None]).sum(0) + 1e-6 * (centres + axes).mean(0)[:, None]).solution[:, 0]
+    eye = torch.eye(3).to(axes)
+    across = eye - axes[:, :, None] * axes[:, None, :]  # removes what lies along an axis
+    ahead = 1e-6 * (centres + axes).mean(0)  # decides where the axes don't: for one view, or parallel ones
+    target = torch.linalg.solve(across.sum(0) + 1e-6 * eye, (across @ centres[..., None]).sum(0)[:, 0] + ahead)
     distance = ((target - centres) * axes).sum(-1).median().item()
-    half = torch.atan(min(camera.height, camera.width) / (2 * camera.K[:, 0, 0].median())).item()
-    found = dict(center=tuple(target.tolist()), box_size=2 * distance * math.tan(half), near=0.25 * distance if unbounded else 0.0)
+    if distance <= 0:  # they look away from each other, from the middle of the scene
+        target, distance = centres.mean(0), (centres - centres.mean(0)).norm(dim=-1).max().item() or 1.0
+    tangent = min(camera.height, camera.width) / (2 * camera.K[:, 0, 0].median().item())  # of half the angle of view
+    found = dict(center=tuple(target.tolist()), box_size=2 * distance * tangent, near=0.25 * distance if unbounded else 0.0)
     return TriplaneNeRF(**found | options, unbounded=unbounded)
 
 # %% ../nbs/methods/14_triplane_nerf.ipynb #fit
@@ -924,7 +934,8 @@ def fit(
     folder: str | Path | None = None,  # keeps checkpoints, to go on from, and the best so far
 ) -> Fitted:
     "Fit a scene to pictures of it."
-    check_views("views", views), check_number("smooth", smooth, minimum=0), check_number("num_samples", num_samples, minimum=2, integer=True)
+    check_views("views", views), check_number("smooth", smooth, minimum=0)
+    check_number("num_samples", num_samples, minimum=2, integer=True)
     config = config or TrainConfig(**FIT)
     with seeded(config.seed):
         model = scene_around(views) if model is None else model
@@ -936,8 +947,9 @@ def fit(
         return (*pixel_rays(views, index.to(views.device)), step.number)
 
     judge = Judge(check_views("heldout", heldout).to(views.device), folder) if heldout is not None else None
-    trained = training.fit(model, functools.partial(fit_loss, weight=smooth, num_samples=num_samples), batches, config, folder, judge,
-                           notes={"scene": model.options, "views": len(views.image), "smooth": smooth})
+    loss = functools.partial(fit_loss, weight=smooth, num_samples=num_samples)
+    notes = {"scene": model.options, "views": len(views.image), "smooth": smooth}
+    trained = training.fit(model, loss, batches, config, folder, judge, notes=notes)
     trained.ema.look_around(trained.ema.field())
     return Fitted(trained.ema, trained.record)
 
@@ -968,7 +980,8 @@ class Judge:
         error = (seen.rgb.clamp(0, 1) - colours).square().mean(-1)
         psnr = -10 * torch.stack([error[self.view == v].mean() for v in self.view.unique()]).log10().mean().item()
         if psnr > self.best and self.folder is not None:
-            save_weights(model, Path(self.folder) / "best.safetensors", {"notes": {"scene": model.options}, "step": step, "psnr": psnr})
+            record = {"notes": {"scene": model.options}, "step": step, "psnr": psnr}
+            save_weights(model, Path(self.folder) / "best.safetensors", record)
         self.best = max(self.best, psnr)
         self.started = fit_clock(device) - seconds
         return {"psnr": psnr, "seconds": seconds}
@@ -1056,7 +1069,7 @@ def extract_mesh(
     density, spacing = lattice(model, resolution)
     level = 50 * math.log(2) / model.options["box_size"] if level is None else level
     if not density.min() < level < density.max():
-        raise ValueError(f"level: expected a density that the scene passes, {density.min():.3g} to {density.max():.3g}, got {level:.3g}")
+        raise ValueError(f"level: expected one between the scene's {density.min():.3g} and {density.max():.3g}, got {level:.3g}")
     vertices, faces, _, _ = marching_cubes(density.cpu().numpy(), level)
     vertices = torch.from_numpy(vertices.copy()).to(model.center) * spacing - model.options["box_size"] / 2 + model.center
     colours = (point_colours(model, vertices) * 255).round().byte().cpu().numpy()
