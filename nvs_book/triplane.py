@@ -858,7 +858,8 @@ def check_views(
         raise ValueError(f"{name}: expected cameras of the pictures' size {size}, got ({camera.height}, {camera.width})")
     check_tensor(name, views.image, "v 3 h w")
     if tuple(camera.batch_shape) != tuple(views.batch_shape):
-        raise ValueError(f"{name}: expected a camera for each picture, {len(views.image)}, got {tuple(camera.batch_shape)}")
+        raise ValueError(f"{name}: expected a camera for each of the pictures {tuple(views.batch_shape)}, "
+                         f"got {tuple(camera.batch_shape)}")
     return views
 
 
