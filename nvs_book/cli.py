@@ -6,12 +6,12 @@ __all__ = ['PROG', 'FULL', 'DENIED', 'FILM_PATHS', 'AS_OPTIONS', 'WHITE', 'DIFFE
            'outcome', 'one_line', 'say', 'explain', 'Command', 'Program', 'main', 'whole_file', 'progress_bar',
            'FilmFile', 'film_options', 'film_command', 'in_options', 'without_effect', 'render', 'photo', 'reconstruct',
            'pinhole_part', 'read_scene', 'surroundings', 'fit_folder', 'begin_fit', 'pictures_digest', 'undisturbed',
-           'best_so_far', 'fit_aloud', 'keep_best', 'what_is_kept', 'orbit_around', 'data_uri', 'look_at_view',
-           'nearest_psnr', 'write_mesh', 'report_curve', 'report_row', 'report_film', 'size_of', 'fit_report', 'FitJob',
-           'split_views', 'fit_job', 'make_outputs', 'fit', 'run_fit', 'book', 'shown', 'clone', 'needed_clone',
-           'student', 'progress', 'free_port', 'running_lab', 'open_lab', 'lab', 'ratio_table', 'find_benchmarks',
-           'run_benchmark', 'bench', 'bench_report', 'Finding', 'finding', 'pip_install', 'unmet', 'examine',
-           'diagnosis', 'doctor']
+           'best_so_far', 'fit_aloud', 'keep_best', 'what_is_kept', 'orbit_around', 'film_of', 'data_uri',
+           'look_at_view', 'nearest_psnr', 'write_mesh', 'report_curve', 'report_row', 'report_film', 'size_of',
+           'fit_report', 'FitJob', 'split_views', 'fit_job', 'make_outputs', 'fit', 'run_fit', 'book', 'shown', 'clone',
+           'needed_clone', 'student', 'progress', 'free_port', 'running_lab', 'open_lab', 'lab', 'ratio_table',
+           'find_benchmarks', 'run_benchmark', 'bench', 'bench_report', 'Finding', 'finding', 'pip_install', 'unmet',
+           'examine', 'diagnosis', 'doctor']
 
 # %% ../nbs/workbench/90_cli.ipynb #import-errno
 import errno
@@ -668,14 +668,15 @@ def undisturbed() -> Iterator[None]:
 
 def best_so_far(
     folder: Path,  # of the checkpoints
-) -> dict | None:  # its record: step, psnr
-    "The record of the best scene that a fit has kept; None where there is none that is whole."
-    from nvs_book.training import load_record
-    from nvs_book.triplane import load_scene
+) -> tuple | None:  # a TriplaneNeRF, and its record: step, psnr
+    "The best scene that a fit has kept; None where there is none that is whole."
+    from nvs_book.training import load_record, load_weights
+    from nvs_book.triplane import TriplaneNeRF
 
+    path = folder / "best.safetensors"
     try:
-        load_scene(folder / "best.safetensors")
-        return load_record(folder / "best.safetensors")
+        record = load_record(path)
+        return load_weights(TriplaneNeRF(**record["notes"]["scene"]), path), record
     except (ValueError, FileNotFoundError):
         return None
 
@@ -698,7 +699,8 @@ def fit_aloud(
     class Aloud(triplane.Judge):
         def __init__(self, heldout, folder):
             super().__init__(heldout, folder)
-            self.best = (best_so_far(folder) or {"psnr": self.best})["psnr"]
+            if found := best_so_far(folder):
+                self.best = found[1]["psnr"]
 
         def __call__(self, model, step):
             with undisturbed():
@@ -718,14 +720,14 @@ def keep_best(
 ) -> dict | None:  # the scene's record; None where nothing was kept yet
     "The best scene so far, for the user."
     from nvs_book.training import save_weights
-    from nvs_book.triplane import load_scene
 
-    best = best_so_far(folder)
-    if best is None:
+    found = best_so_far(folder)
+    if found is None:
         return None
+    model, best = found
     record = record | {"notes": record.get("notes", {}) | best["notes"], "step": best["step"], "psnr": best["psnr"]}
     with undisturbed():
-        return save_weights(load_scene(folder / "best.safetensors"), out / "scene.safetensors", record)
+        return save_weights(model, out / "scene.safetensors", record)
 
 
 def what_is_kept(
@@ -754,8 +756,11 @@ def orbit_around(
     from nvs_book.cameras import Camera, look_at
     from nvs_book.videos import orbit_path
 
-    ups = -camera.c2w[:, :3, 1]
-    up = F.normalize(ups.mean(0) if ups.mean(0).norm() > 0.1 else ups[0], dim=0)
+    right, ups = camera.c2w[:, :3, 0], -camera.c2w[:, :3, 1]
+    mean = F.normalize(ups.mean(0) if ups.mean(0).norm() > 0.1 else ups[0], dim=0)
+    lying = right.mT @ right / len(right) + 1e-4 * (torch.eye(3).to(mean) - torch.outer(mean, mean))
+    up = torch.linalg.eigh(lying).eigenvectors[:, 0]  # what the pictures' rows are perpendicular to
+    up = up * torch.sign(up @ mean)
     offset = camera.center - target
     height = offset @ up
     flat = offset - height[:, None] * up
@@ -769,6 +774,24 @@ def orbit_around(
     begin = Camera(camera.K[0], look_at(start, target, up), camera.height, camera.width)
     far = (start - target).norm().item()
     return orbit_path(begin, frames, far, far, sweep_deg=360.0 if covered > 240 else max(covered, 20.0), focus=far, up=up)
+
+# %% ../nbs/workbench/90_cli.ipynb #film-of
+def film_of(
+    model,  # a TriplaneNeRF
+    cameras,  # Camera (n,)
+):  # -> Film
+    "A film of a scene; its planes are made ready once."
+    import torch
+
+    from nvs_book.videos import Film
+
+    @torch.no_grad()
+    def frame(camera):
+        return model.see(field, *camera.rays(), 32).rgb.movedim(-1, 0)
+
+    with torch.no_grad():
+        field = model.field()
+    return Film(cameras, frame)
 
 # %% ../nbs/workbench/90_cli.ipynb #data-uri
 DIFFERENCE = 0.25  # of the colours' range: the bright end of the pictures of differences
@@ -807,8 +830,8 @@ def look_at_view(
     depth = (expected_depth(seen) * (camera.rays()[1] @ camera.c2w[:3, 2])).cpu()
     error, known = error_map(image, view.image), depth.isfinite()
     near, far = depth_range(depth) if known.any() else (math.nan, math.nan)
-    place = ((depth - near) / max(far - near, 1e-9)).clamp(0, 1).nan_to_num(0)
-    shade = torch.from_numpy(colormaps["viridis_r"](place.numpy())[..., :3]).where(known[..., None], torch.tensor(0.8))
+    place = ((1 / depth - 1 / far) / max(1 / near - 1 / far, 1e-9)).clamp(0, 1).nan_to_num(0)
+    shade = torch.from_numpy(colormaps["viridis"](place.numpy())[..., :3]).where(known[..., None], torch.tensor(0.8))
     drawn = {"true": image_array(view.image), "made": image_array(image), "depth": shade.numpy(),
              "difference": colormaps["cividis"]((error / DIFFERENCE).clamp(max=1).numpy())[..., :3]}  # fmt: skip
     numbers = dict(psnr=psnr(image, view.image).item(), error=error.mean().item(), near=near, far=far)
@@ -876,8 +899,8 @@ def report_curve(
 
     from nvs_book.viewers import OKABE_ITO
 
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "fit", "font.size": 10}):
-        figure = Figure(figsize=(6.4, 2.6), layout="constrained")
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "fit", "font.size": 12}):
+        figure = Figure(figsize=(6.0, 4.3), layout="constrained")
         ax = figure.add_subplot(xlabel="step", ylabel="PSNR (dB)")
         ax.plot([look["step"] for look in looks], [look["psnr"] for look in looks], "o-", color=OKABE_ITO["blue"], ms=4)
         kept = next(look for look in looks if look["step"] == best)
@@ -906,11 +929,11 @@ p { margin: .4rem 0; max-width: 46rem; } .soft, figcaption, dt, th { color: var(
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1.2rem; align-items: start; }
 .curve { background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: .5rem; }
 .curve svg { display: block; width: 100%; height: auto; }
-video { display: block; width: 100%; border-radius: 8px; background: #000; }
 .row { margin: 0 0 1.4rem; } .row h3 { margin: 0 0 .3rem; font-size: 1rem; font-weight: 600; overflow-wrap: anywhere; }
 .row div { display: grid; grid-template-columns: repeat(4, 1fr); gap: .5rem; }
 @media (max-width: 40rem) { .row div { grid-template-columns: repeat(2, 1fr); } }
-figure { margin: 0; } figure img { display: block; width: 100%; height: auto; border-radius: 4px; }
+figure { margin: 0; }
+figure img, video { display: block; width: 100%; height: auto; border: 1px solid var(--line); border-radius: 4px; }
 figcaption { font-size: .85rem; line-height: 1.35; padding-top: .25rem; }
 .scale { display: inline-block; width: 3.2rem; height: .6rem; border-radius: 2px; vertical-align: baseline; }
 .error { background: linear-gradient(90deg, #00224e, #575d6d, #a59c74, #fee838); }
@@ -934,7 +957,7 @@ def report_row(
         "true": "the picture",
         "made": "what the scene shows",
         "difference": f"difference, mean {look['error']:.3f}<br>0 <i class='scale error'></i> {DIFFERENCE} and more",
-        "depth": f"depth<br>{depth}",
+        "depth": f"depth, colours even in 1/z<br>{depth}",
     }
     figures = "".join(f'<figure><img alt="{name}: {kind}" src="{look[kind]}"><figcaption>{caption}</figcaption></figure>'
                       for kind, caption in captions.items())  # fmt: skip
@@ -1064,12 +1087,12 @@ def make_outputs(
 ) -> None:
     "The film, the mesh and the page of a scene that was kept."
     from nvs_book.triplane import load_scene
-    from nvs_book.videos import Film, write_film
+    from nvs_book.videos import write_film
 
     (job.out / "report.html").unlink(missing_ok=True)  # the page is written last: where it is, all is
     device = job.model.center.device
     model, camera = load_scene(job.out / "scene.safetensors").to(device), job.views.camera.to(device)
-    film = Film(orbit_around(model.center, camera), lambda camera: model.render(camera, 32).rgb.movedim(-1, 0))
+    film = film_of(model, orbit_around(model.center, camera))
     with progress_bar(film, len(film), "orbit.mp4", "frame") as bar:
         video = write_film(job.out / "orbit.mp4", bar)
     mesh = write_mesh(model, camera, job.out, resolution)
@@ -1090,7 +1113,7 @@ def make_outputs(
     "fit path/to/colmap --size 384 --steps 3000",
     "fit chair/transforms.json --bounded --holdout 0 --mesh-resolution 256",
 ])  # fmt: skip
-@click.argument("folder", type=click.Path(exists=True, path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder of the results; default: FOLDER-fit, beside FOLDER.")
 @click.option("--size", type=click.IntRange(16, 2048), default=256, show_default=True,
               help="Pixels on the shorter side; larger pictures are reduced.")
@@ -1112,7 +1135,7 @@ def fit(folder, out, size, steps, holdout, bounded, resolution, device):
     """
     from nvs_book.training import current_device
 
-    with in_options({"views: ": "FOLDER: ", "device: ": "--device: "}):
+    with in_options({"views: ": "FOLDER: ", "path: ": "FOLDER: ", "device: ": "--device: "}):
         device, out = current_device(device), fit_folder(folder, out)
         job = fit_job(folder, out, size, steps, holdout, bounded, device)
         begin_fit(out / "checkpoints", job.settings)
@@ -1127,12 +1150,14 @@ def run_fit(job: FitJob, title: str, told: dict) -> None:
     report, scene, folder = job.out / "report.html", job.out / "scene.safetensors", job.out / "checkpoints"
     if report.exists() and scene.exists() and (record := load_record(scene)).get("fit") == told:
         return click.echo(f"{report}: is there already, {record['psnr']:.2f} dB on {job.pictures}")
-    for note in job.notes:
-        say(f"note: {note}")
     try:
+        for note in job.notes:
+            say(f"note: {note}")
         fitted = fit_aloud(job.views, job.heldout, job.model, job.config, folder, job.pictures)
         nearest = nearest_psnr(job.heldout, job.views) if told["held out"] else None
         record = keep_best(folder, job.out, fitted.record | {"fit": told, "nearest": nearest})
+        if record is None:
+            raise Failed(f"{folder / 'best.safetensors'} is damaged: delete {job.out} and begin again")
         make_outputs(job, title, told["--mesh-resolution"], record)
     except KeyboardInterrupt as stop:
         with suppress(KeyboardInterrupt), undisturbed():  # a second Ctrl-C changes nothing
