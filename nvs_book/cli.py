@@ -6,12 +6,12 @@ __all__ = ['PROG', 'FULL', 'DENIED', 'FILM_PATHS', 'AS_OPTIONS', 'WHITE', 'DIFFE
            'outcome', 'one_line', 'say', 'explain', 'Command', 'Program', 'main', 'whole_file', 'progress_bar',
            'FilmFile', 'film_options', 'film_command', 'in_options', 'without_effect', 'render', 'photo', 'reconstruct',
            'pinhole_part', 'read_scene', 'surroundings', 'fit_folder', 'begin_fit', 'pictures_digest', 'undisturbed',
-           'best_so_far', 'fit_aloud', 'keep_best', 'what_is_kept', 'orbit_around', 'film_of', 'data_uri',
-           'look_at_view', 'nearest_psnr', 'write_mesh', 'report_curve', 'report_row', 'report_film', 'size_of',
-           'fit_report', 'FitJob', 'split_views', 'fit_job', 'make_outputs', 'fit', 'run_fit', 'book', 'shown', 'clone',
-           'needed_clone', 'student', 'progress', 'free_port', 'running_lab', 'open_lab', 'lab', 'ratio_table',
-           'find_benchmarks', 'run_benchmark', 'bench', 'bench_report', 'Finding', 'finding', 'pip_install', 'unmet',
-           'examine', 'diagnosis', 'doctor']
+           'best_so_far', 'fit_aloud', 'keep_best', 'last_checkpoint', 'what_is_kept', 'orbit_around', 'film_of',
+           'data_uri', 'look_at_view', 'nearest_psnr', 'write_mesh', 'report_curve', 'report_row', 'report_film',
+           'size_of', 'fit_report', 'FitJob', 'split_views', 'fit_job', 'make_outputs', 'fit', 'run_fit', 'book',
+           'shown', 'clone', 'needed_clone', 'student', 'progress', 'free_port', 'running_lab', 'open_lab', 'lab',
+           'ratio_table', 'find_benchmarks', 'run_benchmark', 'bench', 'bench_report', 'Finding', 'finding',
+           'pip_install', 'unmet', 'examine', 'diagnosis', 'doctor']
 
 # %% ../nbs/workbench/90_cli.ipynb #import-errno
 import errno
@@ -609,6 +609,8 @@ def fit_folder(
     out: Path | None,  # what the user says; None: beside the source
 ) -> Path:  # a folder, there or not yet
     "Where a fit goes; what speaks against it is said before any work is done."
+    if not source.exists():
+        raise FileNotFoundError(f"FOLDER: expected pictures and cameras, there is nothing at {source}")
     source = source.resolve()
     name = source.parent if source.suffix == ".json" and source.is_file() else source
     out = out or name.with_name(f"{name.stem if name.is_file() else name.name}-fit")
@@ -730,6 +732,13 @@ def keep_best(
         return save_weights(model, out / "scene.safetensors", record)
 
 
+def last_checkpoint(
+    folder: Path,  # of the checkpoints
+) -> int:  # step, 0 where there is none
+    "Where a fit goes on."
+    return max((int(path.stem[-8:]) for path in folder.glob("checkpoint-*.safetensors")), default=0)
+
+
 def what_is_kept(
     best: dict | None,  # record of the best so far
     out: Path,
@@ -739,9 +748,8 @@ def what_is_kept(
     "What a fit that was stopped leaves behind."
     if best is None:
         return "nothing was measured yet; the same command begins again"
-    last = max((int(path.stem[-8:]) for path in (out / "checkpoints").glob("checkpoint-*.safetensors")), default=0)
     where = f"{best['psnr']:.2f} dB on {pictures} at step {best['step']:,} of {steps:,}, is {out / 'scene.safetensors'}"
-    return f"the best so far, {where}; the same command goes on from step {last:,}"
+    return f"the best so far, {where}; the same command goes on from step {last_checkpoint(out / 'checkpoints'):,}"
 
 # %% ../nbs/workbench/90_cli.ipynb #orbit-around
 def orbit_around(
@@ -1135,7 +1143,7 @@ def fit(folder, out, size, steps, holdout, bounded, resolution, device):
     """
     from nvs_book.training import current_device
 
-    with in_options({"views: ": "FOLDER: ", "path: ": "FOLDER: ", "device: ": "--device: "}):
+    with in_options({"views: ": "FOLDER: ", "device: ": "--device: "}):
         device, out = current_device(device), fit_folder(folder, out)
         job = fit_job(folder, out, size, steps, holdout, bounded, device)
         begin_fit(out / "checkpoints", job.settings)
@@ -1151,7 +1159,8 @@ def run_fit(job: FitJob, title: str, told: dict) -> None:
     if report.exists() and scene.exists() and (record := load_record(scene)).get("fit") == told:
         return click.echo(f"{report}: is there already, {record['psnr']:.2f} dB on {job.pictures}")
     try:
-        for note in job.notes:
+        last = last_checkpoint(folder)
+        for note in [*job.notes, *[f"it goes on from step {last:,} of {job.config.steps:,}"][: last > 0]]:
             say(f"note: {note}")
         fitted = fit_aloud(job.views, job.heldout, job.model, job.config, folder, job.pictures)
         nearest = nearest_psnr(job.heldout, job.views) if told["held out"] else None

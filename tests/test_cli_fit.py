@@ -294,7 +294,9 @@ def test_ctrl_c_keeps_the_best_and_says_where(stopped):
 def test_the_same_command_goes_on(stopped, fitted):
     _, last, _, code, said_again, out = stopped
     assert code == 0, said_again
-    assert int(re.search(r"step (\d+) of", said_again)[1]) == int(last.split()[-1]) + 5  # not from the start
+    steps = [int(step) for step in re.findall(r"step (\d+) of", said_again)]
+    assert steps == list(range(int(last.split()[-1]), STEPS + 1, 5))  # not from the start: a note, and the looks that were left
+    assert f"note: it goes on from step {steps[0]} of {STEPS}\n" in said_again
     assert sorted(path.name for path in out.iterdir()) == FILES
     ours, whole = (load_record(folder / "scene.json") for folder in (out, fitted[1]))
     assert ours["psnr"] == pytest.approx(whole["psnr"], abs=0.3) and len(ours["validation"]) == len(whole["validation"])
@@ -466,7 +468,7 @@ def test_the_film_stays_where_cameras_stood(arc, full):
 # --- what bad input gets
 
 NONSENSE = {
-    "fit nowhere": "nowhere",
+    "fit nowhere": "FOLDER: expected pictures and cameras, there is nothing at nowhere",
     "fit void": "void: expected transforms.json",
     "fit": "FOLDER",
     "fit torn": "00003.png",
