@@ -611,8 +611,8 @@ def fit_folder(
     "Where a fit goes; what speaks against it is said before any work is done."
     if not source.exists():
         raise FileNotFoundError(f"FOLDER: expected pictures and cameras, there is nothing at {source}")
-    source = source.resolve()
     name = source.parent if source.suffix == ".json" and source.is_file() else source
+    name = name if name.name not in ("", "..") else name.resolve()
     out = out or name.with_name(f"{name.stem if name.is_file() else name.name}-fit")
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out: expected a folder, {out} is a file")

@@ -506,6 +506,7 @@ def test_where_it_goes_without_out(desk, monkeypatch):
     monkeypatch.chdir(desk / "room")
     assert cli.fit_folder(Path("."), None) == desk / "room-fit"
     assert cli.fit_folder(Path("transforms.json"), None) == desk / "room-fit"
+    assert cli.fit_folder(Path("../toy"), None) == Path("../toy-fit")
     assert cli.fit_folder(desk / "toy", None) == desk / "toy-fit"
     clip = desk / "clip.txt"
     clip.touch()
