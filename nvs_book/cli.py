@@ -913,7 +913,7 @@ def report_curve(
         ax.plot([look["step"] for look in looks], [look["psnr"] for look in looks], "o-", color=OKABE_ITO["blue"], ms=4)
         kept = next(look for look in looks if look["step"] == best)
         ax.plot(best, kept["psnr"], "o", ms=11, mfc="none", mec=OKABE_ITO["vermillion"], mew=2)
-        ax.annotate(f"kept: {kept['psnr']:.2f} dB", (best, kept["psnr"]), (0, -18), textcoords="offset points", ha="right")
+        ax.annotate(f"kept: {kept['psnr']:.2f} dB", (best, kept["psnr"]), (0, -32), textcoords="offset points", ha="right")
         ax.grid(color="#dddddd", lw=0.6)
         ax.spines[["top", "right"]].set_visible(False)
         buffer = io.StringIO()
@@ -1160,7 +1160,7 @@ def run_fit(job: FitJob, title: str, told: dict) -> None:
         return click.echo(f"{report}: is there already, {record['psnr']:.2f} dB on {job.pictures}")
     try:
         last = last_checkpoint(folder)
-        for note in [*job.notes, *[f"it goes on from step {last:,} of {job.config.steps:,}"][: last > 0]]:
+        for note in [*job.notes, *[f"it goes on from step {last:,} of {job.config.steps:,}"][: 0 < last < job.config.steps]]:
             say(f"note: {note}")
         fitted = fit_aloud(job.views, job.heldout, job.model, job.config, folder, job.pictures)
         nearest = nearest_psnr(job.heldout, job.views) if told["held out"] else None

@@ -458,6 +458,7 @@ def test_the_film_stays_where_cameras_stood(arc, full):
     assert torch.allclose(offset[:, 2], torch.tensor(1.5), atol=1e-3)
     xy, z = way.project(target.expand(36, 1, 3))
     assert torch.allclose(xy[:, 0], torch.tensor([16.0, 12.0]), atol=1e-2) and (z > 0).all()
+    assert (-way.c2w[:, :3, 1] @ up > 0.5).all()  # upright
     degrees = torch.rad2deg(torch.atan2(offset[:, 1], offset[:, 0])) - 30
     if full:
         assert (degrees % 360).sort().values.diff().max() < 10.5
