@@ -898,6 +898,7 @@ LARGE = 6e6  # bytes of a film that does not go into the page
 def report_curve(
     looks: list[dict],  # step, psnr
     best: int,  # step of the scene that was kept
+    psnr: float,  # its PSNR, dB
 ) -> str:  # an SVG
     "The PSNR on the way, drawn."
     import io
@@ -911,9 +912,8 @@ def report_curve(
         figure = Figure(figsize=(6.0, 4.3), layout="constrained")
         ax = figure.add_subplot(xlabel="step", ylabel="PSNR (dB)")
         ax.plot([look["step"] for look in looks], [look["psnr"] for look in looks], "o-", color=OKABE_ITO["blue"], ms=4)
-        kept = next(look for look in looks if look["step"] == best)
-        ax.plot(best, kept["psnr"], "o", ms=11, mfc="none", mec=OKABE_ITO["vermillion"], mew=2)
-        ax.annotate(f"kept: {kept['psnr']:.2f} dB", (best, kept["psnr"]), (0, -32), textcoords="offset points", ha="right")
+        ax.plot(best, psnr, "o", ms=11, mfc="none", mec=OKABE_ITO["vermillion"], mew=2)
+        ax.annotate(f"kept: {psnr:.2f} dB", (best, psnr), (0, -32), textcoords="offset points", ha="right")
         ax.grid(color="#dddddd", lw=0.6)
         ax.spines[["top", "right"]].set_visible(False)
         buffer = io.StringIO()
@@ -1018,7 +1018,7 @@ def fit_report(
 <h1>{title}</h1><p class="soft">A scene fitted to {told['pictures'] - held} pictures by nvs_book {nvs_book.__version__}.</p>
 <div class="numbers">{numbers}</div><p>{honest}</p>
 <div class="two"><div><h2>Round the scene</h2>{report_film(out / 'orbit.mp4')}</div>
-<div><h2>PSNR on the way</h2><div class="curve">{report_curve(record['validation'], record['step'])}</div></div></div>
+<div><h2>PSNR on the way</h2><div class="curve">{report_curve(record['validation'], record['step'], record['psnr'])}</div></div></div>
 <h2>{len(rows)} of {held or told['pictures']} {kind}</h2>{''.join(report_row(*row) for row in rows)}
 <div class="two"><div><h2>Files</h2><table>{files}</table></div><div><h2>Settings</h2><table>{settings}</table></div></div>
 <h2>Use it</h2><pre>{html.escape(use)}</pre></body></html>

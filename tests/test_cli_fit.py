@@ -332,7 +332,8 @@ def test_a_best_of_before_is_not_replaced_by_a_worse_one(fitted, here):
     (folder / "best.json").write_text(json.dumps(record | {"psnr": 99.0, "step": 7}))
     weights = (folder / "best.safetensors").read_bytes()
     done = invoke(f"{TOY} -o {out}")
-    assert "step 40 of 40" in done.stderr and "step 35 of" not in done.stderr  # it went on from 35
+    assert done.exit_code == 0, done.output
+    assert "step 40 of 40: " in done.stderr and "step 35 of 40: " not in done.stderr  # it went on from 35
     assert (folder / "best.safetensors").read_bytes() == weights == (out / "scene.safetensors").read_bytes()
     assert load_record(out / "scene.json")["psnr"] == 99.0
 
