@@ -896,9 +896,7 @@ LARGE = 6e6  # bytes of a film that does not go into the page
 
 
 def report_curve(
-    looks: list[dict],  # step, psnr
-    best: int,  # step of the scene that was kept
-    psnr: float,  # its PSNR, dB
+    record: dict,  # scene.json's: validation (the looks), step and psnr of the scene that was kept
 ) -> str:  # an SVG
     "The PSNR on the way, drawn."
     import io
@@ -908,6 +906,7 @@ def report_curve(
 
     from nvs_book.viewers import OKABE_ITO
 
+    looks, best, psnr = record["validation"], record["step"], record["psnr"]
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "fit", "font.size": 12}):
         figure = Figure(figsize=(6.0, 4.3), layout="constrained")
         ax = figure.add_subplot(xlabel="step", ylabel="PSNR (dB)")
@@ -1018,7 +1017,7 @@ def fit_report(
 <h1>{title}</h1><p class="soft">A scene fitted to {told['pictures'] - held} pictures by nvs_book {nvs_book.__version__}.</p>
 <div class="numbers">{numbers}</div><p>{honest}</p>
 <div class="two"><div><h2>Round the scene</h2>{report_film(out / 'orbit.mp4')}</div>
-<div><h2>PSNR on the way</h2><div class="curve">{report_curve(record['validation'], record['step'], record['psnr'])}</div></div></div>
+<div><h2>PSNR on the way</h2><div class="curve">{report_curve(record)}</div></div></div>
 <h2>{len(rows)} of {held or told['pictures']} {kind}</h2>{''.join(report_row(*row) for row in rows)}
 <div class="two"><div><h2>Files</h2><table>{files}</table></div><div><h2>Settings</h2><table>{settings}</table></div></div>
 <h2>Use it</h2><pre>{html.escape(use)}</pre></body></html>
