@@ -692,18 +692,11 @@ def fit_aloud(
     pictures: str,  # what it is judged by, for the lines
 ):  # -> Fitted
     "`triplane.fit`, with a line for every look at the held-out pictures."
-    from unittest import mock
-
     from tqdm import tqdm
 
     from nvs_book import triplane
 
     class Aloud(triplane.Judge):
-        def __init__(self, heldout, folder):
-            super().__init__(heldout, folder)
-            if found := best_so_far(folder):
-                self.best = found[1]["psnr"]
-
         def __call__(self, model, step):
             with undisturbed():
                 found = super().__call__(model, step)
@@ -711,8 +704,7 @@ def fit_aloud(
                 say(f"step {step:,} of {config.steps:,}: {found['psnr']:.2f} dB on {pictures}")
             return found
 
-    with mock.patch.object(triplane, "Judge", Aloud):
-        return triplane.fit(views, model, heldout, config, folder=folder)
+    return triplane.fit(views, model, config=config, folder=folder, judge=Aloud(heldout.to(model.center.device), folder))
 
 
 def keep_best(
@@ -1073,7 +1065,7 @@ def fit_job(source: Path, out: Path, size: int, steps: int, holdout: int | None,
     rest, kept, every = split_views(len(names), holdout)
     look = min(250, -(-steps // 8))
     often = dict(validate_every=look, checkpoint_every=look)
-    config = TrainConfig(**FIT | dict(steps=steps, warmup=min(FIT["warmup"], steps // 10)) | often)
+    config = TrainConfig(**FIT | dict(steps=steps) | often)
     with seeded(config.seed):
         model = scene_around(whole[rest], not bounded, background=background).to(device)
     with warnings.catch_warnings():

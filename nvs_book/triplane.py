@@ -887,11 +887,12 @@ def scene_around(
     centres, axes = camera.center.double(), camera.c2w[:, :3, 2].double()
     eye = torch.eye(3).to(axes)
     across = eye - axes[:, :, None] * axes[:, None, :]  # removes what lies along an axis
-    ahead = 1e-6 * (centres + axes).mean(0)  # decides where the axes don't: for one view, or parallel ones
+    spread = (centres - centres.mean(0)).norm(dim=-1).max().item()
+    ahead = 1e-6 * (centres + (4 * spread or 1.0) * axes).mean(0)  # decides where the axes don't: for one view, or parallel ones
     target = torch.linalg.solve(across.sum(0) + 1e-6 * eye, (across @ centres[..., None]).sum(0)[:, 0] + ahead)
     distance = ((target - centres) * axes).sum(-1).median().item()
     if distance <= 0:  # they look away from each other, from the middle of the scene
-        target, distance = centres.mean(0), (centres - centres.mean(0)).norm(dim=-1).max().item() or 1.0
+        target, distance = centres.mean(0), spread or 1.0
     tangent = min(camera.height, camera.width) / (2 * camera.K[:, 0, 0].median().item())  # of half the angle of view
     found = dict(center=tuple(target.tolist()), box_size=2 * distance * tangent, near=0.25 * distance if unbounded else 0.0)
     return TriplaneNeRF(**found | options, unbounded=unbounded)
@@ -913,12 +914,15 @@ def fit_loss(
     batch: tuple,  # origins, directions, colours, number of the step
     weight: float,  # of the total variation
     num_samples: int,  # on each ray
+    renew: int = 500,  # steps after which the grid is evaluated whole: where a run may begin again
 ) -> Float[Tensor, ""]:
     "Squared error of the pixels, and roughness of the planes (eq. 18); a part of the grid is evaluated anew."
     origins, directions, colours, step = batch
     field = model.field()
     generator = torch.default_generator
-    if model.training:
+    if step % renew == 0:
+        model.look_around(field)
+    else:
         model.look_around(field, step % REFRESH, REFRESH, torch.rand((), generator=generator).item() - 0.5)
     seen = model.see(field, origins, directions, num_samples, generator)
     loss = (seen.rgb - colours).square().sum()
@@ -933,6 +937,7 @@ def fit(
     num_samples: int = 12,  # of the field on each ray
     smooth: float = 0.0,  # weight of the planes' total variation
     folder: str | Path | None = None,  # keeps checkpoints, to go on from, and the best so far
+    judge: Callable | None = None,  # judge(model, step) -> {name: number}; None: `Judge(heldout, folder)`
 ) -> Fitted:
     "Fit a scene to pictures of it."
     check_views("views", views), check_number("smooth", smooth, minimum=0)
@@ -947,8 +952,9 @@ def fit(
         index = torch.randint(count, (step.batch_size,), generator=step.generator)[step.mine]
         return (*pixel_rays(views, index.to(views.device)), step.number)
 
-    judge = Judge(check_views("heldout", heldout).to(views.device), folder) if heldout is not None else None
-    loss = functools.partial(fit_loss, weight=smooth, num_samples=num_samples)
+    if judge is None and heldout is not None:
+        judge = Judge(check_views("heldout", heldout).to(views.device), folder)
+    loss = functools.partial(fit_loss, weight=smooth, num_samples=num_samples, renew=config.checkpoint_every)
     notes = {"scene": model.options, "views": len(views.image), "smooth": smooth}
     trained = training.fit(model, loss, batches, config, folder, judge, notes=notes)
     trained.ema.look_around(trained.ema.field())
@@ -967,7 +973,9 @@ class Judge:
         count = heldout.image.numel() // 3
         index = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:most].sort().values.to(heldout.device)
         self.view = index // heldout.image[0, 0].numel()
-        self.rays, self.folder, self.best, self.started = pixel_rays(heldout, index), folder, -math.inf, fit_clock(heldout.device)
+        self.rays, self.folder, self.started = pixel_rays(heldout, index), folder, fit_clock(heldout.device)
+        kept = None if folder is None else Path(folder) / "best.json"
+        self.best = load_record(kept)["psnr"] if kept and kept.exists() else -math.inf
 
     def __call__(
         self,
@@ -1046,13 +1054,14 @@ def seen_from(
     tolerance: float,  # how far behind what is rendered a point may lie, world units
 ) -> Bool[Tensor, "n"]:
     "Which points some camera sees."
-    depth, seen = model.render(camera).depth, torch.zeros(len(points), dtype=torch.bool, device=points.device)
-    for k in range(len(depth)):
+    seen = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    for k in range(len(camera.K)):
+        depth = model.render(camera[k]).depth
         xy, z = camera[k].project(points)
         column, row = xy.nan_to_num(-1).floor().clamp(-1, 2**30).long().unbind(-1)
         inside = (z > 0) & (column >= 0) & (row >= 0) & (column < camera.width) & (row < camera.height)
         t = (points[inside] - camera[k].center).norm(dim=-1)
-        seen[inside] |= t <= depth[k, row[inside], column[inside]] + tolerance
+        seen[inside] |= t <= depth[row[inside], column[inside]] + tolerance
     return seen
 
 
@@ -1060,7 +1069,7 @@ def extract_mesh(
     model: TriplaneNeRF,
     camera: Camera | None = None,  # (v,): keep what these see; None: keep everything
     resolution: int = 128,  # points of the lattice along the box's side
-    level: float | None = None,  # density of the surface, 1/world unit; None: half of the light passes a fiftieth of the box
+    level: float | None = None,  # density of the surface, 1/world unit; None: half of the light passes B / 50, or a cell if larger
 ):  # -> trimesh.Trimesh, world frame, with vertex colours; `.export("scene.ply")`, also .glb, .obj
     "The surface in the scene's box."
     import trimesh
@@ -1068,7 +1077,7 @@ def extract_mesh(
 
     check_number("resolution", resolution, minimum=2, integer=True)
     density, spacing = lattice(model, resolution)
-    level = 50 * math.log(2) / model.options["box_size"] if level is None else level
+    level = math.log(2) / max(spacing, model.options["box_size"] / 50) if level is None else level
     if not density.min() < level < density.max():
         raise ValueError(f"level: expected one between the scene's {density.min():.3g} and {density.max():.3g}, got {level:.3g}")
     vertices, faces, _, _ = marching_cubes(density.cpu().numpy(), level)
