@@ -871,7 +871,7 @@ def check_cameras(
     side, center = model.options["box_size"], model.center.to(views.camera.center)
     inside = ((views.camera.center - center).abs() < side / 2).all(-1)
     if not model.options["unbounded"] and inside.any():
-        raise ValueError(f"views: expected cameras outside of the box, of side {side:.4g}, got {int(inside.sum())} of {len(inside)} "
+        raise ValueError(f"views: expected cameras outside the box, of side {side:.4g}, got {int(inside.sum())} of {len(inside)} "
                          f"inside (the first: {int(inside.nonzero()[0])}); make box_size smaller, or the scene unbounded")
     if len(views.image) == 1:
         warnings.warn("views: one view only; it can be fitted, but nothing says how far away things are", stacklevel=3)
@@ -1069,7 +1069,7 @@ def extract_mesh(
     model: TriplaneNeRF,
     camera: Camera | None = None,  # (v,): keep what these see; None: keep everything
     resolution: int = 128,  # points of the lattice along the box's side
-    level: float | None = None,  # density of the surface, 1/world unit; None: half of the light passes B / 50, or a cell if larger
+    level: float | None = None,  # density of the surface, 1/world unit; None: half of the light passes B / 50, or a cell
 ):  # -> trimesh.Trimesh, world frame, with vertex colours; `.export("scene.ply")`, also .glb, .obj
     "The surface in the scene's box."
     import trimesh

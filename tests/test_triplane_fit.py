@@ -237,7 +237,7 @@ def test_one_view_is_allowed_with_a_warning(small):
 def test_bad_input_is_named(small):
     views, *_ = small
     config = TrainConfig(**FIT | dict(steps=2, batch_size=64))
-    with pytest.raises(ValueError, match=r"views: expected cameras outside of the box.*30 of 30 inside.*unbounded"):
+    with pytest.raises(ValueError, match=r"views: expected cameras outside the box.*30 of 30 inside.*unbounded"):
         fit(views, TriplaneNeRF(20.0, size=16), config=config)
     wrong_size = views.camera.resized(16, 16)
     broken = View.__new__(View)
