@@ -7,11 +7,11 @@ __all__ = ['RULES', 'THIRD_PLANES', 'CHUNK', 'RAY_SAMPLES', 'EVEN', 'REACH', 'VE
            'check_rays', 'intersect_box', 'strata', 'RaySamples', 'sample_along_rays', 'sample_pdf', 'inverse_cdf',
            'spread_weights', 'expected_depth', 'median_depth', 'plane_axes', 'check_planes', 'sample_triplane',
            'TriplaneDecoder', 'fold_first_layer', 'Corners', 'plane_corners', 'scatter_rows', 'PlaneSum', 'contract',
-           'TriplaneField', 'Rays', 'along_ray', 'look_up', 'optical_depth', 'two_pass', 'pack_rays', 'composite_raw',
-           'grid_look_up', 'guided_pass', 'render_rays', 'check_passes', 'unpack', 'read_lines', 'lattice_density',
-           'TriplaneNeRF', 'pixel_rays', 'total_variation', 'check_views', 'check_cameras', 'scene_around', 'Fitted',
-           'fit_loss', 'fit', 'fit_clock', 'Judge', 'load_scene', 'surface_normals', 'lattice', 'point_colours',
-           'seen_from', 'extract_mesh', 'standard_scene']
+           'TriplaneField', 'Rays', 'along_ray', 'look_up', 'optical_depth', 'to_the_ends', 'two_pass', 'pack_rays',
+           'composite_raw', 'grid_look_up', 'guided_pass', 'render_rays', 'check_passes', 'unpack', 'read_lines',
+           'lattice_density', 'TriplaneNeRF', 'pixel_rays', 'total_variation', 'check_views', 'check_cameras',
+           'scene_around', 'Fitted', 'fit_loss', 'fit', 'fit_clock', 'Judge', 'load_scene', 'surface_normals',
+           'lattice', 'point_colours', 'seen_from', 'extract_mesh', 'standard_scene']
 
 # %% ../nbs/methods/14_triplane_nerf.ipynb #import-math
 import functools
@@ -575,6 +575,11 @@ def optical_depth(
     return point_stretches(t, density_from_raw(raw), None if far is None else far[:, None])
 
 # %% ../nbs/methods/14_triplane_nerf.ipynb #two-pass
+def to_the_ends(share: Float[Tensor, "r s"]) -> Float[Tensor, "r s"]:
+    "With the first at 0, the last at 1: the interval rule's stretches lie between samples, what is beyond them would be lost."
+    return torch.cat([torch.zeros_like(share[:, :1]), share[:, 1:-1], torch.ones_like(share[:, :1])], -1)
+
+
 def two_pass(
     field: TriplaneField,
     rays: Rays,
@@ -586,9 +591,7 @@ def two_pass(
 ) -> tuple[Float[Tensor, "r s"], Float[Tensor, "r s 4"]]:  # t, and what the field says there, of both passes in order
     "Even samples, and samples where the weights of those are."
     share = strata((len(rays.near), num_samples), rays.near, generator)
-    if rule == "interval":  # its stretches lie between samples: without samples at both ends a part of the ray would be lost
-        share = torch.cat([torch.zeros_like(share[:, :1]), share[:, 1:-1], torch.ones_like(share[:, :1])], -1)
-    t = along_ray(share, rays, field.unbounded)
+    t = along_ray(to_the_ends(share) if rule == "interval" else share, rays, field.unbounded)
     raw = look_up(field, rays, t, lean)
     if not num_importance:
         return t, raw
@@ -655,6 +658,7 @@ def guided_pass(
     rays: Rays,
     num_samples: int,  # look-ups of the grid
     num_importance: int,  # samples of the field
+    rule: str,
     generator: torch.Generator | None,
     lean: bool,  # see `TriplaneField.raw`
 ) -> tuple[Float[Tensor, "r s"], Float[Tensor, "r s 4"]]:  # t, and what the field says there
@@ -666,7 +670,8 @@ def guided_pass(
         middles = along_ray(strata(shape, rays.near, generator), rays, field.unbounded)
         density = grid_look_up(field, grid, rays.points(middles)).view(shape)
         weights = spread_weights(weights_from_optical_depth(density * edges.diff(dim=-1)), VEIL)
-        t = inverse_cdf(edges, weights, strata((shape[0], num_importance), edges, generator))
+        share = strata((shape[0], num_importance), edges, generator)
+        t = inverse_cdf(edges, weights, to_the_ends(share) if rule == "interval" else share)
     return t, look_up(field, rays, t, lean)
 
 # %% ../nbs/methods/14_triplane_nerf.ipynb #render-rays
@@ -693,7 +698,7 @@ def render_rays(
         if grid is None:
             t, raw = two_pass(field, part, num_samples, num_importance, rule, generator, lean)
         else:
-            t, raw = guided_pass(field, grid, part, num_samples, num_importance, generator, lean)
+            t, raw = guided_pass(field, grid, part, num_samples, num_importance, rule, generator, lean)
         parts.append(composite_raw(t, raw, None if field.unbounded else part.far, rule))
     columns = num_importance + (num_samples if grid is None else 0) - (rule == "interval")
     seen = unpack(parts, hit, shape, columns, background, origins)
