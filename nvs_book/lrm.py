@@ -458,13 +458,13 @@ class MeanObject(nn.Module):
 KINDS = ("lrm", "no camera", "mean object")
 SCALES = {
     "tiny": dict(steps=24, batch_size=4, lr=1e-3, size=64, patch=8, dim=64, heads=4, encoder_layers=2, layers=2, camera_dim=32,
-                 low_res=4, channels=8, upsample=4, hidden=32, views=3, patches=128, side=1, num_samples=20, lpips_weight=0.0),
-    "small": dict(steps=3600, batch_size=8, lr=1e-3, size=64, patch=8, dim=128, heads=4, encoder_layers=4, layers=4,
-                  camera_dim=64, low_res=8, channels=16, upsample=4, hidden=64, views=3, patches=256, side=1, num_samples=28,
-                  lpips_weight=0.0),
+                 low_res=4, channels=8, upsample=4, hidden=32, views=3, patches=128, side=1, num_samples=20, lpips_weight=0.0, pool=64),
+    "small": dict(steps=2200, batch_size=8, lr=1e-3, size=64, patch=8, dim=128, heads=4, encoder_layers=4, layers=4,
+                  camera_dim=64, low_res=8, channels=16, upsample=4, hidden=64, views=3, patches=160, side=1, num_samples=28,
+                  lpips_weight=0.0, pool=64),
     "full": dict(steps=30000, batch_size=32, lr=4e-4, size=128, patch=8, dim=512, heads=8, encoder_layers=8, layers=10,
                  camera_dim=256, low_res=16, channels=32, upsample=4, hidden=64, views=4, patches=1, side=48, num_samples=64,
-                 lpips_weight=2.0),
+                 lpips_weight=2.0, pool=64),
 }  # fmt: skip
 
 
@@ -486,7 +486,8 @@ def draw_batch(
     size: Scale,
 ) -> tuple[View, Patches]:
     "This step's objects: the input views, and rays of all views with their colours."
-    views = object_views(step.samples, step.seed, "train", size.views, size.size)
+    pool = int(size.pool * 2 ** min(step.number / 100, 30))  # few objects first
+    views = object_views([i % pool for i in step.samples], step.seed, "train", size.views, size.size)
     generator = torch.Generator().manual_seed(int(torch.randint(2**31, (step.world,), generator=step.generator)[step.rank]))
     return views[:, 0], draw_patches(views, size.patches, size.side, generator)
 
@@ -549,15 +550,15 @@ def render_views(
 @torch.no_grad()
 def predict_views(
     model: nn.Module,  # (picture, camera) -> planes, with a `decoder`
-    views: View,  # (n, v); the first of each is the input
-    told: Camera | None = None,  # (n), what the network is told of the input cameras; None: the truth
+    source: View,  # (n), one picture of each object; its camera is what the network is told
+    camera: Camera,  # (n, v), where to look from
     batch_size: int = 16,  # objects
+    num_samples: int = 32,  # on each ray
 ) -> Float[Tensor, "n v 3 H W"]:  # in [0, 1]
-    "All views of each object, from its first."
-    told = views.camera[:, 0] if told is None else told
+    "Views of each object, from one picture of it."
     made = []
-    for i in range(0, len(views.image), batch_size):
+    for i in range(0, len(source.image), batch_size):
         part = slice(i, i + batch_size)
-        planes = model(views.image[part, 0], told[part])
-        made.append(render_views(planes, model.decoder, views.camera[part]).clamp(0, 1))
+        planes = model(source.image[part], source.camera[part])
+        made.append(render_views(planes, model.decoder, camera[part], num_samples, 0).clamp(0, 1))
     return torch.cat(made)
