@@ -191,7 +191,8 @@ class PatchEncoder(nn.Module):
         self.norm = nn.LayerNorm(dim, 1e-6)
 
     def forward(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b m dim"]:  # row by row; the image is in [0, 1]
-        x = self.proj(2 * image - 1)
+        grey = image.mean(-3, keepdim=True)
+        x = self.proj(2 * grey - 1 + 8 * (image - grey))  # what tells a colour from grey counts four times: it varies less
         positions = grid_positions(*x.shape[-2:], x.device)
         x = x.flatten(-2).mT
         for block in self.blocks:
@@ -295,11 +296,13 @@ class LRM(nn.Module):
 def set_first_weights(
     model: nn.Module,  # changed in place; has a `decoder`
 ) -> None:
-    "Norms that nothing modulates yet, and a box that is nearly empty."
+    "Norms that nothing modulates yet, a box that is nearly empty, and colours that differ before they are right."
     for module in model.modules():
         if isinstance(module, ModLN) and module.mlp is not None:
             nn.init.zeros_(module.mlp[1].weight), nn.init.zeros_(module.mlp[1].bias)
-    model.decoder.layers[-1].bias[0] = -1.0
+    last = model.decoder.layers[-1]
+    last.bias[0] = -1.0
+    nn.init.normal_(last.weight[1:], std=0.5)  # a small one would soon say grey, and pass on no gradient of colour
 
 # %% ../nbs/systems/20_lrm.ipynb #load-openlrm
 def read_published(
@@ -457,14 +460,15 @@ class MeanObject(nn.Module):
 # %% ../nbs/systems/20_lrm.ipynb #scales
 KINDS = ("lrm", "no camera", "mean object")
 SCALES = {
-    "tiny": dict(steps=24, batch_size=4, lr=1e-3, size=64, patch=8, dim=64, heads=4, encoder_layers=2, layers=2, camera_dim=32,
-                 low_res=4, channels=8, upsample=4, hidden=32, views=3, patches=128, side=1, num_samples=20, lpips_weight=0.0, pool=64),
-    "small": dict(steps=2200, batch_size=8, lr=1e-3, size=64, patch=8, dim=128, heads=4, encoder_layers=4, layers=4,
-                  camera_dim=64, low_res=8, channels=16, upsample=4, hidden=64, views=3, patches=160, side=1, num_samples=28,
-                  lpips_weight=0.0, pool=64),
-    "full": dict(steps=30000, batch_size=32, lr=4e-4, size=128, patch=8, dim=512, heads=8, encoder_layers=8, layers=10,
-                 camera_dim=256, low_res=16, channels=32, upsample=4, hidden=64, views=4, patches=1, side=48, num_samples=64,
-                 lpips_weight=2.0, pool=64),
+    "tiny": dict(steps=24, batch_size=4, lr=1e-3, objects=24, size=64, patch=8, dim=64, heads=4, encoder_layers=2, layers=2,
+                 camera_dim=32, low_res=4, channels=8, upsample=4, hidden=32, views=3, patches=96, side=1, num_samples=20,
+                 lpips_weight=0.0),
+    "small": dict(steps=2400, batch_size=12, lr=1e-3, objects=2500, size=64, patch=8, dim=128, heads=4, encoder_layers=3,
+                  layers=3, camera_dim=64, low_res=8, channels=16, upsample=4, hidden=64, views=3, patches=64, side=1,
+                  num_samples=28, lpips_weight=0.0),
+    "full": dict(steps=30000, batch_size=32, lr=4e-4, objects=8000, size=128, patch=8, dim=512, heads=8, encoder_layers=8,
+                 layers=10, camera_dim=256, low_res=16, channels=32, upsample=4, hidden=64, views=4, patches=1, side=48,
+                 num_samples=64, lpips_weight=2.0),
 }  # fmt: skip
 
 
@@ -482,32 +486,38 @@ def make_model(
 
 # %% ../nbs/systems/20_lrm.ipynb #train-lrm
 def draw_batch(
+    views: View,  # (n, v), in the objects' boxes
     step: Step,
     size: Scale,
 ) -> tuple[View, Patches]:
-    "This step's objects: the input views, and rays of all views with their colours."
-    pool = int(size.pool * 2 ** min(step.number / 100, 30))  # few objects first
-    views = object_views([i % pool for i in step.samples], step.seed, "train", size.views, size.size)
+    "This step's objects: one view of each as the input, and rays of it and of others with their colours."
+    chosen = torch.randint(len(views.image), (step.batch_size, 1), generator=step.generator)[step.mine]
+    order = torch.rand(step.batch_size, views.image.shape[1], generator=step.generator)[step.mine].argsort(1)[:, : size.views]
+    center, radius = torch.zeros(len(chosen), 3), torch.ones(len(chosen))
+    some = View(views.image[chosen, order], into_box(views.camera[chosen, order], center, radius))
     generator = torch.Generator().manual_seed(int(torch.randint(2**31, (step.world,), generator=step.generator)[step.rank]))
-    return views[:, 0], draw_patches(views, size.patches, size.side, generator)
+    return some[:, 0], draw_patches(some, size.patches, size.side, generator)
 
 
 def train_lrm(
     kind: str,  # one of KINDS
     size: Scale | None = None,  # None: the row of `SCALES` that NVS_BOOK_SCALE names
     seed: int = 0,  # of the weights, the objects and the rays
+    views: View | None = None,  # (n, v) views of objects to learn from; None: render them
     network: nn.Module | None = None,  # VGG16, where the row asks for LPIPS
 ) -> Trained:  # module, its average, the record
-    "One run; all kinds see the same objects and rays. Above `tiny`, a run that was stopped goes on from ./runs."
+    "One run; all kinds see the same views and rays. Above `tiny`, a run that was stopped goes on from ./runs."
     size = size or scale(SCALES)
     with seeded(seed):
         model = make_model(kind, size)
+    views = object_views(range(size.objects), seed, size=size.size) if views is None else views
+    draw = functools.partial(draw_batch, views, size=size)
     loss = functools.partial(lrm_loss, num_samples=size.num_samples, lpips_weight=size.lpips_weight, network=network)
     folder = None if size.name == "tiny" else Path("runs") / f"lrm-{kind.replace(' ', '-')}-{size.name}-{seed}"
     steps = size.steps // 4 if kind == "mean object" else size.steps
     config = size.config(steps=steps, seed=seed, weight_decay=0.05, betas=(0.9, 0.95), checkpoint_every=100)
     notes = {key: value for key, value in vars(size).items() if key != "name"} | dict(kind=kind)
-    return fit(model.to(current_device()), loss, functools.partial(draw_batch, size=size), config, folder, notes=notes)
+    return fit(model.to(current_device()), loss, draw, config, folder, notes=notes)
 
 # %% ../nbs/systems/20_lrm.ipynb #weights-file
 def weights_file(kind: str = "lrm", size: Scale | None = None) -> Path:
@@ -523,9 +533,9 @@ def load_lrm(
     return load_weights(make_model(kind, scale(SCALES, "small")), weights_file(kind)).eval()
 
 # %% ../nbs/systems/20_lrm.ipynb #train-and-keep
-def train_and_keep(kind: str, size: Scale, network: nn.Module | None = None) -> Trained:
+def train_and_keep(kind: str, size: Scale, views: View | None = None, network: nn.Module | None = None) -> Trained:
     "Train; above `tiny`, keep the result among the weights of the package, as float16."
-    run = train_lrm(kind, size, network=network)
+    run = train_lrm(kind, size, views=views, network=network)
     if size.name != "tiny":
         save_weights(run.ema, weights_file(kind, size), run.record, half=True)
     return run
