@@ -376,13 +376,16 @@ def object_views(
     check_number("views", views, minimum=1, integer=True)
     worlds, cameras = world_seeds(indices, seed, split)
     world = ProceduralWorld(worlds, num_objects=1, dome_radius=math.inf)
-    world.sun = world.sun if sun is None else sun
     center, radius = world.shapes.center[:, 0], world.shapes.bound[:, 0]
     camera = object_cameras(uniforms(cameras, 6 * views).unflatten(1, (views, 6)), center, radius, size)
-    fine = world.render(camera.resized(supersample * size, supersample * size))
-    image = torch.where(fine.mask[..., None, :, :], fine.image, 1.0).flatten(0, 1)
-    image = F.avg_pool2d(image, supersample).unflatten(0, (-1, views))
-    return View(image, into_box(camera, center, radius))
+    suns, parts = world.sun if sun is None else sun, []
+    for i in range(0, len(worlds), 64):  # of all at once the rays would not fit into memory
+        some, part = slice(i, i + 64), ProceduralWorld(worlds[i : i + 64], num_objects=1, dome_radius=math.inf)
+        part.sun = suns[some]
+        fine = part.render(camera[some].resized(supersample * size, supersample * size))
+        image = torch.where(fine.mask[..., None, :, :], fine.image, 1.0).flatten(0, 1)
+        parts.append(F.avg_pool2d(image, supersample).unflatten(0, (-1, views)))
+    return View(torch.cat(parts), into_box(camera, center, radius))
 
 # %% ../nbs/systems/20_lrm.ipynb #patches
 class Patches(NamedTuple):

@@ -201,7 +201,8 @@ def test_the_camera_matters_only_where_it_is_told():
 def test_gradients_reach_everything():
     model = small_lrm()
     size = scale(SCALES | {"tiny": SCALES["tiny"] | dict(size=32, patches=24)}, "tiny")
-    loss, parts = lrm_loss(model, draw_batch(Step(0, 2, 0), size), num_samples=8)
+    batch = draw_batch(object_views(range(3), views=4, size=32), Step(0, 2, 0), size)
+    loss, parts = lrm_loss(model, batch, num_samples=8)
     loss.backward()
     assert parts["mse"] == loss.detach()
     dead = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -359,11 +360,26 @@ def test_patches_are_what_their_rays_see():
             torch.testing.assert_close(corner[:, -1, -1] - corner[:, 0, 0], torch.full((5, 2), 3.0), atol=4e-3, rtol=0)
 
 
+def test_any_view_of_an_object_may_be_the_input():
+    "Over many draws each view is the input, it stands at -y, and the rays belong to the colours."
+    size = scale(SCALES | {"tiny": SCALES["tiny"] | dict(patches=5, views=2)}, "tiny")
+    views = object_views([0], views=3, size=32)
+    seen = set()
+    for number in range(12):
+        source, asked = draw_batch(views, Step(number, 1, 0), size)
+        seen |= {k for k in range(3) if torch.equal(source.image[0], views.image[0, k])}
+        assert source.camera.center[0, 0].abs() < 1e-5 and source.camera.center[0, 1] < 0
+        xy, _ = source.camera[0].project((asked.origins + asked.directions)[0, 0].flatten(0, -2))
+        column, row = xy.floor().long().unbind(-1)
+        torch.testing.assert_close(source.image[0][:, row, column].T, asked.rgb[0, 0].flatten(0, -2))
+    assert seen == {0, 1, 2}
+
+
 # --- training and what ships
 
 
 def test_training_is_repeatable_and_learns():
-    size = scale(SCALES | {"tiny": SCALES["tiny"] | dict(steps=12, batch_size=2, size=32, patches=48)}, "tiny")
+    size = scale(SCALES | {"tiny": SCALES["tiny"] | dict(steps=12, batch_size=2, objects=6, size=32, patches=48)}, "tiny")
     runs = [train_lrm("lrm", size) for _ in range(2)]
     first, again = (run.record["curve"]["loss"] for run in runs)
     assert first == again and sum(first[-4:]) < sum(first[:4])
