@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['ELEVATION', 'FOV', 'FILL', 'SHIFT', 'KINDS', 'SCALES', 'into_box', 'camera_numbers', 'ModLN', 'CameraEmbedder',
-           'ModulatedBlock', 'PlaneTransformer', 'tokens_to_planes', 'PatchEncoder', 'PretrainedEncoder',
+           'ModulatedBlock', 'PlaneTransformer', 'tokens_to_planes', 'vivid', 'PatchEncoder', 'PretrainedEncoder',
            'load_pretrained', 'check_input', 'LRM', 'set_first_weights', 'read_published', 'load_openlrm',
            'object_cameras', 'object_views', 'Patches', 'draw_patches', 'picture_loss', 'lrm_loss', 'MeanObject',
            'make_model', 'draw_batch', 'train_lrm', 'weights_file', 'load_lrm', 'train_and_keep', 'render_views',
@@ -173,6 +173,15 @@ def tokens_to_planes(
     maps = tokens.reshape(-1, side, side, d).movedim(-1, 1)
     return upsampler(maps).unflatten(0, (-1, 3))
 
+# %% ../nbs/systems/20_lrm.ipynb #vivid
+def vivid(
+    image: Float[Tensor, "*b 3 h w"],
+    times: float = 4.0,
+) -> Float[Tensor, "*b 3 h w"]:
+    "What tells a colour from its grey, several times over."
+    grey = image.mean(-3, keepdim=True)
+    return grey + times * (image - grey)
+
 # %% ../nbs/systems/20_lrm.ipynb #patchencoder
 class PatchEncoder(nn.Module):
     "A small vision transformer: a token of each square of pixels, self-attention with RoPE2D, a norm."
@@ -191,8 +200,7 @@ class PatchEncoder(nn.Module):
         self.norm = nn.LayerNorm(dim, 1e-6)
 
     def forward(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b m dim"]:  # row by row; the image is in [0, 1]
-        grey = image.mean(-3, keepdim=True)
-        x = self.proj(2 * grey - 1 + 8 * (image - grey))  # what tells a colour from grey counts four times: it varies less
+        x = self.proj(2 * vivid(image) - 1)
         positions = grid_positions(*x.shape[-2:], x.device)
         x = x.flatten(-2).mT
         for block in self.blocks:
@@ -422,15 +430,15 @@ def picture_loss(
     lpips_weight: float = 0.0,  # lambda; the paper has 2
     network: nn.Module | None = None,  # VGG16 for LPIPS, see `nvs_book.metrics.load_vgg16`
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:  # the loss, its parts
-    "Mean square error plus lambda times LPIPS, a mean over all views (eq. 8)."
+    "Mean square error, of vivid pictures, plus lambda times LPIPS; a mean over all views (eq. 8)."
     check_number("lpips_weight", lpips_weight, minimum=0)
     if lpips_weight and network is None:
         raise ValueError(f"network: expected a VGG16 for lpips_weight = {lpips_weight:g}, got None; see metrics.load_vgg16")
-    mse = F.mse_loss(pred, true)
+    loss, parts = F.mse_loss(vivid(pred), vivid(true)), dict(mse=F.mse_loss(pred.detach(), true))
     if not lpips_weight:
-        return mse, dict(mse=mse.detach())
+        return loss, parts
     perceptual = lpips(pred.clamp(0, 1), true, net=network).mean()
-    return mse + lpips_weight * perceptual, dict(mse=mse.detach(), lpips=perceptual.detach())
+    return loss + lpips_weight * perceptual, parts | dict(lpips=perceptual.detach())
 
 
 def lrm_loss(
