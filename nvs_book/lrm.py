@@ -471,7 +471,7 @@ class MeanObject(nn.Module):
 # %% ../nbs/systems/20_lrm.ipynb #scales
 KINDS = ("lrm", "no camera", "mean object")
 SCALES = {
-    "tiny": dict(steps=24, batch_size=4, lr=1e-3, objects=24, size=64, patch=8, dim=64, heads=4, encoder_layers=2, layers=2,
+    "tiny": dict(steps=60, batch_size=4, lr=1e-3, objects=24, size=64, patch=8, dim=64, heads=4, encoder_layers=2, layers=2,
                  camera_dim=32, low_res=4, channels=8, upsample=4, hidden=32, views=3, patches=96, side=1, num_samples=20,
                  lpips_weight=0.0),
     "small": dict(steps=2400, batch_size=12, lr=1e-3, objects=2500, size=64, patch=8, dim=128, heads=4, encoder_layers=3,

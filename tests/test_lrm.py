@@ -35,6 +35,7 @@ from nvs_book.lrm import (
     render_views,
     tokens_to_planes,
     train_lrm,
+    vivid,
     weights_file,
 )
 from nvs_book.metrics import VGG16, psnr
@@ -204,7 +205,7 @@ def test_gradients_reach_everything():
     batch = draw_batch(object_views(range(3), views=4, size=32), Step(0, 2, 0), size)
     loss, parts = lrm_loss(model, batch, num_samples=8)
     loss.backward()
-    assert parts["mse"] == loss.detach()
+    assert 0 < parts["mse"] < loss
     dead = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert dead == []
 
@@ -244,7 +245,7 @@ def test_a_pretrained_encoder_takes_the_small_ones_place():
 
 def test_a_missing_pretrained_encoder_is_named(tmp_path):
     pytest.importorskip("transformers")
-    with pytest.raises(FileNotFoundError, match="model: no network at .*hf download"):
+    with pytest.raises(FileNotFoundError, match=r"(?s)model: no network at .*hf download"):
         PretrainedEncoder(str(tmp_path / "nothing"))
 
 
@@ -317,8 +318,20 @@ def test_lpips_needs_a_network():
     a.requires_grad_()
     loss, parts = picture_loss(a, b, 2.0, network)
     loss.backward()
-    assert math.isclose(loss.item(), parts["mse"] + 2 * parts["lpips"], rel_tol=1e-5)
+    plain, alone = picture_loss(a, b)
+    assert math.isclose(loss.item(), plain.item() + 2 * parts["lpips"], rel_tol=1e-5) and alone["mse"] == parts["mse"]
     assert parts["lpips"] > 0 and a.grad.abs().sum() > 0
+
+
+def test_vivid_pictures_keep_their_grey_and_differ_more_in_colour():
+    image = torch.rand(2, 3, 4, 4)
+    made = vivid(image, 4.0)
+    torch.testing.assert_close(made.mean(-3), image.mean(-3))
+    torch.testing.assert_close(made[:, 0] - made[:, 1], 4 * (image[:, 0] - image[:, 1]))
+    darker = image - 0.1  # a difference of brightness counts once, one of colour sixteen times
+    assert math.isclose(picture_loss(darker, image)[0].item(), 0.01, rel_tol=1e-4)
+    tinted = image + torch.tensor([0.1, -0.1, 0.0]).view(3, 1, 1)
+    assert math.isclose(picture_loss(tinted, image)[0].item(), 16 * 0.02 / 3, rel_tol=1e-4)
 
 
 # --- data
