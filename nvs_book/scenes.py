@@ -3,10 +3,10 @@
 # %% auto #0
 __all__ = ['FOCAL', 'CX', 'CY', 'CX_SHIFT', 'BASELINE', 'KINDS', 'View', 'stack_views', 'motorcycle', 'carry_disparity',
            'reproject', 'sphere_trace', 'Shapes', 'rounded_distance', 'rounded_normal', 'uniforms', 'draw_shapes',
-           'Materials', 'draw_materials', 'Surface', 'ProceduralWorld', 'ViewPair', 'PairDataset', 'MultiViewDataset',
-           'collect', 'render_pairs', 'read_image', 'read_depth', 'Frame', 'resize_view', 'ViewFolder',
-           'read_transforms', 'write_transforms', 'distort', 'read_colmap', 'read_realestate10k', 'read_srn',
-           'read_views', 'same_place', 'fundamental_matrix', 'epipolar_residual', 'match_pixels', 'Reading',
+           'Materials', 'draw_materials', 'Surface', 'ProceduralWorld', 'ViewPair', 'world_seeds', 'PairDataset',
+           'MultiViewDataset', 'collect', 'render_pairs', 'read_image', 'read_depth', 'Frame', 'resize_view',
+           'ViewFolder', 'read_transforms', 'write_transforms', 'distort', 'read_colmap', 'read_realestate10k',
+           'read_srn', 'read_views', 'same_place', 'fundamental_matrix', 'epipolar_residual', 'match_pixels', 'Reading',
            'judge_poses', 'epipolar_check']
 
 # %% ../nbs/foundations/02_scenes.ipynb #import-math
@@ -651,6 +651,18 @@ def _mix(x: int) -> int:
     return x
 
 
+def world_seeds(
+    indices: Sequence[int],  # which of the worlds of one endless stream
+    seed: int = 0,  # of the stream
+    split: str = "train",  # or "heldout": worlds that no training set has, whatever its seed
+) -> tuple[list[int], list[int]]:  # of the worlds, and of the cameras around them
+    "Seeds of worlds and of their cameras: even numbers, scrambled, for training, odd ones for held-out."
+    check_number("seed", seed, minimum=0, integer=True), check_choice("split", split, ("train", "heldout"))
+    start = _mix(seed & 0xFFFFFFFF)
+    plain = [((start + i) % 2 ** 31) * 2 + (split == "heldout") for i in _whole("index", indices)]
+    return [_mix(p) for p in plain], [_mix(p ^ 0x5BD1E995) for p in plain]
+
+
 def _check_range(name: str, value: tuple) -> None:
     "Refuse what is not two numbers, the smaller one first."
     if not isinstance(value, Iterable) or len(pair := tuple(value)) != 2:
@@ -687,10 +699,7 @@ class _WorldDataset:
         return 1.07 * self.radius[1] + self.dome_radius
 
     def _seeds(self, indices) -> tuple[list[int], list[int]]:
-        "Seeds of the worlds and of the cameras: even numbers, scrambled, for training, odd ones for held-out."
-        start = _mix(self.seed & 0xFFFFFFFF)
-        plain = [((start + i) % 2 ** 31) * 2 + (self.split == "heldout") for i in _whole("index", indices)]
-        return [_mix(p) for p in plain], [_mix(p ^ 0x5BD1E995) for p in plain]
+        return world_seeds(indices, self.seed, self.split)
 
     def _poses(self, azimuth: Tensor, elevation: Tensor, radius: Tensor, aim: Tensor) -> Tensor:
         "c2w on a sphere, looking near the objects' middle."
