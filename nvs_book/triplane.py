@@ -40,7 +40,7 @@ from .training import Step, TrainConfig, load_record, load_weights, save_weights
 def weights_from_optical_depth(
     optical: Float[Tensor, "*b s"],  # density times length of each stretch, front to back; no unit, may be infinite
 ) -> Float[Tensor, "*b s"]:  # the chance that the ray ends in it
-    "Each stretch's share of the picture: its own opacity, times what the stretches before it let through (eq. 4)."
+    "Each stretch's share of the picture: its own opacity, times what the stretches before it let through (eqs. 1 and 4)."
     before = F.pad(optical[..., :-1].cumsum(-1), (1, 0))
     return torch.exp(-before) * -torch.expm1(-optical)
 
@@ -110,7 +110,7 @@ def composite(
     background: tuple | Float[Tensor, "*#b 3"] | None = None,  # colour of what is seen through; None: black
     activation: Callable | None = None,  # makes densities of raw outputs, after "interval" has averaged those
 ) -> Rendered:
-    "What rays see that pass these samples (eqs. 4 to 6)."
+    "What rays see that pass these samples (eqs. 2 to 6)."
     t, density, colour, far = check_samples(t, density, colour, far, rule, activation)
     length = t.diff(dim=-1)
     if rule == "interval":
