@@ -574,7 +574,7 @@ def predict_views(
     source: View,  # (n), one picture of each object; its camera is what the network is told
     camera: Camera,  # (n, v), where to look from
     batch_size: int = 16,  # objects
-    num_samples: int = 32,  # on each ray
+    num_samples: int = 24,  # on each ray
 ) -> Float[Tensor, "n v 3 H W"]:  # in [0, 1]
     "Views of each object, from one picture of it."
     made = []

@@ -386,7 +386,7 @@ def _newton(state: Tensor, t: Tensor, tolerance: float) -> tuple[Tensor, Tensor]
         point = x + t * dx, y + t * dy, z + t * dz
         distance, (nx, ny, nz) = rounded_distance(*point, shape), rounded_normal(*point, shape)
         t = t - distance / (nx * dx + ny * dy + nz * dz).clamp(max=-1e-4)  # who moves away is sent out of the sphere
-    return t, (distance < 10 * tolerance) & (t < last)
+    return t, (distance < 10 * tolerance) & (t.abs() < last)  # a step may have left the sphere on either side
 
 
 def _local(rays: Tensor, rotation: Tensor) -> Tensor:
