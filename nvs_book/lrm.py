@@ -214,7 +214,7 @@ class PretrainedEncoder(nn.Module):
     def __init__(
         self,
         model: str | Path | nn.Module = "facebook/dinov2-base",  # a folder, a name in Hugging Face's cache, or the network itself
-        frozen: bool = True,  # as OpenLRM has it
+        frozen: bool = True,  # False: it learns with the rest
     ):
         super().__init__()
         self.model = (model if isinstance(model, nn.Module) else load_pretrained(model)).eval().requires_grad_(not frozen)
@@ -412,7 +412,8 @@ def draw_patches(
 ) -> Patches:
     "Squares whose middle passes the object's bounding sphere within a tenth of its radius, drawn by chance."
     h, w = views.image.shape[-2:]
-    check_number("side", side, minimum=1, maximum=min(h, w), integer=True), check_number("num", num, minimum=1, integer=True)
+    check_number("side", side, minimum=1, maximum=min(h, w), integer=True)
+    check_number("num", num, minimum=1, maximum=h * w, integer=True)
     origins, directions = views.camera.rays()
     misses = torch.linalg.cross(origins, directions).norm(dim=-1) > 1.1
     order = torch.rand(misses.shape, generator=generator).to(misses.device) + misses

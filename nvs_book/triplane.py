@@ -546,7 +546,7 @@ def along_ray(
     rays: Rays,
     unbounded: bool,
 ) -> Float[Tensor, "r s"]:  # t
-    "Evenly from near to far; without bounds, three quarters evenly to far, the last one evenly in 1/t (eq. 17)."
+    "Evenly from near to far; without bounds, three quarters evenly to far, the last one evenly in 1/(t - near) (eq. 17)."
     if unbounded:
         share = torch.where(share < EVEN, share / EVEN, 1 / (1 - (share - EVEN) / (1 - EVEN) * (1 - 1 / REACH)))
     return torch.lerp(rays.near[:, None], rays.far[:, None], share)
@@ -1061,7 +1061,7 @@ def seen_from(
     "Which points some camera sees."
     seen = torch.zeros(len(points), dtype=torch.bool, device=points.device)
     for k in range(len(camera.K)):
-        depth = model.render(camera[k]).depth
+        depth = expected_depth(model.render(camera[k]))
         xy, z = camera[k].project(points)
         column, row = xy.nan_to_num(-1).floor().clamp(-1, 2**30).long().unbind(-1)
         inside = (z > 0) & (column >= 0) & (row >= 0) & (column < camera.width) & (row < camera.height)

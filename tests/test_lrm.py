@@ -39,7 +39,7 @@ from nvs_book.lrm import (
     weights_file,
 )
 from nvs_book.metrics import VGG16, psnr
-from nvs_book.scenes import View
+from nvs_book.scenes import View, world_seeds
 from nvs_book.training import Step, load_record, scale, seeded
 from nvs_book.triplane import TriplaneDecoder
 
@@ -88,7 +88,7 @@ def test_block_equals_the_published_one(published, training):
         assert (block(published["x"], published["cond"], published["mod"]) - published["block_out"]).abs().max() <= TOLERANCE
 
 
-def test_shift_comes_first_and_attention_is_not_modulated_twice(published):
+def test_shift_comes_first(published):
     "The golden numbers tell the right reading from the ones that look as right."
     norm = ModLN(published["x"].shape[-1], published["mod"].shape[-1])
     norm.load_state_dict(weights_of(published, "modln"))
@@ -346,14 +346,14 @@ def test_views_are_the_same_alone_and_in_a_batch():
 
 
 def test_heldout_objects_are_others():
-    train, heldout = (object_views(range(4), split=split, views=1, size=16).image for split in ("train", "heldout"))
-    assert all((t - h).abs().max() > 0.05 for t in train for h in heldout)
+    train, heldout = (world_seeds(range(500), 0, split)[0] for split in ("train", "heldout"))
+    assert len(set(train)) == len(set(heldout)) == 500 and not set(train) & set(heldout)
 
 
 def test_another_sun_changes_colours_and_no_outline():
     own, other = object_views([0, 1], views=2), object_views([0, 1], views=2, sun=torch.tensor([[0.0, -0.7, 0.7]] * 2))
     assert (own.image - other.image).abs().max() > 0.05
-    assert torch.equal(own.image.amin(-3) == 1, other.image.amin(-3) == 1) or (own.image - other.image).abs().mean() < 0.2
+    assert torch.equal(own.image.amin(-3) == 1, other.image.amin(-3) == 1)
     assert torch.equal(own.camera.c2w, other.camera.c2w)
 
 
