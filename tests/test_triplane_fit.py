@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nvs_book.cameras import Camera, intrinsics_from_fov, orbit
 from nvs_book.metrics import psnr
 from nvs_book.scenes import View
-from nvs_book.training import TrainConfig, seeded
+from nvs_book.training import TrainConfig, seeded, shipped
 from nvs_book.triplane import (
     FIT,
     TriplaneDecoder,
@@ -215,6 +215,16 @@ def test_a_fit_is_kept_and_taken_up_again(small, tmp_path):
     assert [line["step"] for line in fitted.record["validation"]] == [10, 20, 30]
     again = load_scene(tmp_path / "weights.safetensors")
     torch.testing.assert_close(again.render(heldout.camera[0]).rgb, fitted.model.render(heldout.camera[0]).rgb)
+
+
+def test_the_scene_that_ships():
+    views, heldout, world = standard_scene()
+    scene = load_scene(shipped("triplane"))
+    image = scene.render(heldout.camera).rgb.movedim(-1, -3).clamp(0, 1)
+    assert psnr(image, heldout.image).mean() > 30
+    mesh = extract_mesh(scene, views.camera, resolution=96)
+    off = world.sdf(torch.from_numpy(mesh.sample(5000, seed=0)).float()).abs()
+    assert off.mean() < 0.015 * scene.options["box_size"]  # the world knows how far a point is from its surface
 
 
 def test_equal_seeds_give_equal_scenes(small):
