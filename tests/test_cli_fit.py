@@ -480,7 +480,7 @@ NONSENSE = {
     "fit room --holdout -1": "--holdout",
     "fit room --mesh-resolution 1": "--mesh-resolution",
     "fit room --device tpu": "--device: expected cpu",
-    "fit wide --bounded": "FOLDER: expected cameras outside of the box",
+    "fit wide --bounded": "FOLDER: expected cameras outside the box",
     "fit room -o full": "--out: full holds something else",
     "fit room -o room": "--out: room holds something else",
     "fit room -o file": "--out: expected a folder, file is a file",
