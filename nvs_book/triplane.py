@@ -270,8 +270,8 @@ def inverse_cdf(edges: Tensor, weights: Tensor, u: Tensor) -> Tensor:
     cdf = F.pad((weights / weights.amax(-1, keepdim=True)).cumsum(-1), (1, 0))
     shape = torch.broadcast_shapes(cdf.shape[:-1], u.shape[:-1], edges.shape[:-1])
     cdf, edges, u = (x.expand(*shape, x.shape[-1]).contiguous() for x in (cdf / cdf[..., -1:], edges, u))
-    u = u.clamp(max=1 - torch.finfo(u.dtype).eps)  # 1 itself is the end of the last stretch that has weight, not of the last one
-    i = torch.searchsorted(cdf, u, right=True).clamp(1, weights.shape[-1])
+    below = u.clamp(max=1 - torch.finfo(u.dtype).eps)  # 1 is the end of the last stretch that has weight, not of the last one
+    i = torch.searchsorted(cdf, below, right=True).clamp(1, weights.shape[-1])
     (low, high), (start, end) = ((x.gather(-1, i - 1), x.gather(-1, i)) for x in (cdf, edges))
     return torch.lerp(start, end, ((u - low) / (high - low).clamp(min=1e-12)).clamp(0, 1))
 

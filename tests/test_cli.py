@@ -238,7 +238,7 @@ def test_stopped_leaves_no_half_written_file(tmp_path, name, code):
     program = subprocess.Popen([sys.executable, tmp_path / "probe.py", "wait"], cwd=work, stderr=subprocess.PIPE, text=True)
     until(lambda: any(path.read_text() == "half" for path in work.glob(".film*")), program)
     program.send_signal(getattr(signal, name))
-    assert program.wait(60) == code
+    assert program.wait(20) == code
     assert program.stderr.read().strip() == "nvs-book: stopped"
     assert [path.name for path in work.iterdir()] == ["film.mp4"] and (work / "film.mp4").read_text() == "old"
 
@@ -270,7 +270,7 @@ def test_with_nohup_a_closed_terminal_is_no_end(tmp_path):
     time.sleep(0.3)
     assert program.poll() is None
     program.terminate()
-    assert program.wait(60) == 143 and not list(tmp_path.glob("*film*"))
+    assert program.wait(20) == 143 and not list(tmp_path.glob("*film*"))
 
 
 @POSIX

@@ -397,7 +397,7 @@ def test_samples_by_weight_are_monotone_and_inside(seed, n, s):
 
 def test_at_the_share_of_an_edge_the_next_stretch_with_weight_begins():
     edges, weights = torch.arange(5.0), torch.tensor([0.0, 3, 0, 1])
-    assert sample_pdf(edges, weights, torch.tensor([0.0, 0.75, 1])).tolist() == pytest.approx([1, 3, 4], abs=1e-5)
+    assert sample_pdf(edges, weights, torch.tensor([0.0, 0.75, 1])).tolist() == [1, 3, 4]
 
 
 def test_samples_by_weight_broadcast_and_carry_no_gradient():
@@ -479,7 +479,7 @@ T, D, C = torch.tensor([1.0, 2.0, 3.0]), torch.ones(3), torch.ones(3, 3)
         ({"density": -D}, ValueError, "density: expected >= 0, got -1; raw outputs need an `activation`"),
         ({"density": D.double()}, ValueError, "t, density, colour: expected one dtype"),
         ({"density": D.int()}, TypeError, "density: expected a floating-point tensor"),
-        ({"density": D.expand(2, 3), "colour": C.expand(5, 3, 3)}, ValueError, "far: expected leading dimensions"),
+        ({"density": D.expand(2, 3), "colour": C.expand(5, 3, 3)}, ValueError, "colour, far: expected leading dimensions"),
         ({"colour": C[:, :2]}, ValueError, r"colour: expected shape \(..., s=3, 3\), got \(3, 2\)"),
         ({"colour": C * math.nan}, ValueError, "colour: expected finite numbers"),
         ({"far": 2.5}, ValueError, "far: expected a distance behind the last sample, got 2.5, the last sample is at 3"),
